@@ -1,0 +1,71 @@
+"""One class per failure that a caller can act on.
+
+Every message names the thing, what was expected, what was found and what to do next.
+`exit_code` is what the command line returns: 2 where the caller's own words are at fault, 1 otherwise.
+"""
+
+
+class PropensityError(Exception):
+    """Base of every failure that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigurationError(PropensityError):
+    """A setting is unknown, mistyped or impossible; nothing was written."""
+
+    exit_code = 2
+
+
+class EnvironmentMissing(PropensityError):
+    """Java, a jar or a credential that the run needs is not there."""
+
+    exit_code = 2
+
+
+class TableMissing(PropensityError):
+    """A stage reads a table that no earlier stage has written yet."""
+
+
+class SchemaMismatch(PropensityError):
+    """A frame does not have the columns or types that its table declares."""
+
+
+class SourceMissing(PropensityError):
+    """A configured folder, file or feed does not exist or holds nothing at all."""
+
+
+class FeedError(PropensityError):
+    """The market feed gave an answer that cannot be trusted or could not be had before the deadline."""
+
+
+class TooManyRefused(PropensityError):
+    """More files of a batch than the configured share could not be read."""
+
+
+class GateFailed(PropensityError):
+    """The data gate stops the line; yesterday's published scores stay."""
+
+
+class NotEnoughHistory(PropensityError):
+    """The label or the split needs dates that the lake does not cover."""
+
+
+class OneClassOnly(PropensityError):
+    """The label has only zeros or only ones in a slice that needs both."""
+
+
+class FeatureMismatch(PropensityError):
+    """The model and the feature table do not know the same features."""
+
+
+class NoChampion(PropensityError):
+    """Nothing has been promoted yet, so nothing can be scored."""
+
+
+class PublishedRunInvalid(PropensityError):
+    """A published run does not agree with its manifest, or there is none."""
+
+
+class PublishConflict(PropensityError):
+    """Somebody else moved `_CURRENT` while this run was being published."""

@@ -1,0 +1,161 @@
+"""The one list of features: name, type, unit, formula, meaning of null. Matrix, train, score, monitor and docs read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pyspark.sql import types as T
+
+from propensity_spark.schemas import DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns
+
+Group = Literal["market", "user", "user_item"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature. `groups` are the gold tables that store it; `in_model` is false for what only people read."""
+
+    name: str
+    type: T.DataType
+    unit: str
+    formula: str
+    null_when: str
+    groups: tuple[Group, ...]
+    in_model: bool = True
+
+    @property
+    def column(self) -> Column:
+        return Column(self.name, self.type, f"{self.formula} [{self.unit}]; null when: {self.null_when}", nullable=True)
+
+
+def _market(name: str, unit: str, formula: str, null_when: str) -> Feature:
+    return Feature(name, DOUBLE, unit, formula, null_when, ("market",))
+
+
+def _user(name: str, type_: T.DataType, unit: str, formula: str, null_when: str, in_model: bool = True) -> Feature:
+    return Feature(name, type_, unit, formula, null_when, ("user",), in_model)
+
+
+def _pair(name: str, type_: T.DataType, unit: str, formula: str, null_when: str) -> Feature:
+    return Feature(name, type_, unit, formula, null_when, ("user_item",))
+
+
+MONEY_SUM = T.DecimalType(28, 4)
+MOMENTUM_SESSIONS = (5, 21, 63, 126, 252)
+NO_BUY_365 = "no purchase in 365 days"
+
+FEATURES: tuple[Feature, ...] = (
+    _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),
+    *(
+        _market(f"momentum_{n}d", "ratio", f"close[t] / close[t−{n}] − 1", f"fewer than {n} earlier sessions")
+        for n in MOMENTUM_SESSIONS
+    ),
+    _market("momentum_12_1", "ratio", "close[t−21] / close[t−252] − 1", "fewer than 252 earlier sessions"),
+    _market("volatility_21d", "per session", "sample standard deviation of ln(close[i]/close[i−1]), the last 21 returns", "fewer than 21 returns"),
+    _market("avg_volume_30d", "shares", "mean of volume[t−30 … t−1]", "fewer than 30 earlier sessions"),
+    _market("volume_ratio_30d", "ratio", "volume[t] / avg_volume_30d", "fewer than 30 earlier sessions, or the mean is 0"),
+    _market("volume_ratio_5d_30d", "ratio", "mean(volume[t−4 … t]) / avg_volume_30d", "fewer than 30 earlier sessions, or the mean is 0"),
+    _market("range_1d", "ratio", "(high − low) / close at t", "close is 0"),
+    _market("drawdown_252d", "ratio", "close[t] / max(close[t−251 … t]) − 1", "fewer than 252 sessions"),
+    _market("sector_momentum_21d", "ratio", "exact median of momentum_21d over the items of the sector on D", "sector unknown"),
+    _market("relative_momentum_21d", "ratio", "momentum_21d − sector_momentum_21d", "either is null"),
+    Feature("day_of_week", LONG, "ISO 1–7", "day of the week of D", "never", ("market", "user")),
+    _user("recency_days", LONG, "days", "D − event_date of the last buy", "no purchase yet"),
+    *(
+        _user(f"frequency_{n}d", LONG, "orders", f"distinct orders with a buy in (D − {n}, D], each on its first event's date", "never (0)")
+        for n in (30, 90, 365)
+    ),
+    *(
+        _user(f"monetary_{n}d", MONEY_SUM, "currency", f"sum of amount of buy and cancel events in (D − {n}, D]", "never (0)")
+        for n in (30, 90, 365)
+    ),
+    _user("avg_ticket_365d", DOUBLE, "currency", "monetary_365d / frequency_365d", "frequency_365d is 0"),
+    _user("tenure_days", LONG, "days", "D − date of the first event", "no event"),
+    _user("rfm_r", LONG, "1–5", "1 + floor(5·b/n), b of the n users with a purchase in 365 days have more recency days", NO_BUY_365),
+    _user("rfm_f", LONG, "1–5", "1 + floor(5·b/n), b have a smaller frequency_365d", NO_BUY_365),
+    _user("rfm_m", LONG, "1–5", "1 + floor(5·b/n), b have a smaller monetary_365d", NO_BUY_365),
+    _user("rfm_segment", STRING, "name", "champions, loyal, recent, at_risk, lost or regular, from the three", NO_BUY_365, in_model=False),
+    *(_user(f"views_{n}d", LONG, "events", f"view events in (D − {n}, D]", "never (0)") for n in (7, 30)),
+    _user("active_days_30d", LONG, "days", "distinct dates with any event in (D − 30, D]", "never (0)"),
+    _user("sessions_30d", LONG, "sessions", "distinct session_id in (D − 30, D]", "the source has none"),
+    _user("portfolio_diversity", DOUBLE, "0–1", "1 − Σ(share of buy amount by sector in 365 days)²", NO_BUY_365 + ", or its total is not positive"),
+    _user("risk_level", LONG, "ordinal", "position of risk_tolerance on D in features.risk_levels", "no profile visible, or a level that is not listed"),
+    *(_pair(f"item_views_{n}d", LONG, "events", f"view events of the pair in (D − {n}, D]", "never (0)") for n in (7, 30)),
+    _pair("item_purchases_365d", LONG, "orders", "distinct orders of the pair with a buy in (D − 365, D]", "never (0)"),
+    _pair("days_since_item_view", LONG, "days", "D − event_date of the pair's last view", "no view yet"),
+    _pair("days_since_item_purchase", LONG, "days", "D − event_date of the pair's last buy", "no purchase yet"),
+    _pair("sector_affinity_365d", DOUBLE, "0–1", "share of the user's buy amount in 365 days in the item's sector", NO_BUY_365 + ", or its total is not positive"),
+    *(_pair(f"item_buyers_{n}d", LONG, "users", f"distinct buyers of the item in (D − {n}, D]", "never (0)") for n in (7, 30, 90)),
+    _pair("item_buyers_trend", DOUBLE, "ratio", "item_buyers_7d · (30/7) / item_buyers_30d", "item_buyers_30d is 0"),
+)
+
+
+def features_of(group: Group) -> tuple[Feature, ...]:
+    """The features stored in one gold table, in registry order."""
+    return tuple(feature for feature in FEATURES if group in feature.groups)
+
+
+def model_features(grain: str, has_market: bool) -> tuple[Feature, ...]:
+    """What the model sees at a grain, in registry order: each once, without what only people read."""
+    groups = {"user"} if grain == "user" else {"user", "user_item"} | ({"market"} if has_market else set())
+    return tuple(feature for feature in FEATURES if feature.in_model and groups & set(feature.groups))
+
+
+def _columns(group: Group) -> tuple[Column, ...]:
+    return tuple(feature.column for feature in features_of(group))
+
+
+MARKET_FEATURES = Table(
+    "gold",
+    "market_features",
+    "one item on one session date (and on an as-of date asked for)",
+    ("item_id", "as_of_date"),
+    (
+        *key_columns("item_id", "as_of_date"),
+        Column("last_session_date", DATE, "session date of t, the item's last bar visible on D"),
+        *_columns("market"),
+    ),
+    cluster_by=("as_of_date",),
+)
+
+USER_FEATURES = Table(
+    "gold",
+    "user_features",
+    "one user with at least one visible event, on one as-of date",
+    ("user_id", "as_of_date"),
+    (*key_columns("user_id", "as_of_date"), *_columns("user")),
+    partition_by=("as_of_date",),
+)
+
+USER_ITEM_FEATURES = Table(
+    "gold",
+    "user_item_features",
+    "one candidate (user, item) pair on one as-of date",
+    ("user_id", "item_id", "as_of_date"),
+    (
+        *key_columns("user_id", "item_id", "as_of_date"),
+        Column("candidate_source", STRING, "first of held, viewed, affine, popular, all that makes the pair a candidate"),
+        *_columns("user_item"),
+    ),
+    partition_by=("as_of_date",),
+)
+
+
+def training_set_table(grain: str, has_market: bool) -> Table:
+    """`gold/training_set`: features as of D, the label of (D, D + H], the slice and the sampling weight."""
+    key = grain_key(grain)
+    return Table(
+        "gold",
+        "training_set",
+        "one candidate on one training date; negatives sampled in train and validation",
+        key,
+        (
+            *key_columns(*key),
+            *(feature.column for feature in model_features(grain, has_market)),
+            Column("label", T.IntegerType(), "1 = purchased in (D, D + H] and not wholly undone; else 0"),
+            Column("sample_weight", DOUBLE, "1 / probability with which this row was kept"),
+            Column("split", STRING, "train, validation, calibration or test, by as_of_date, horizon purged between"),
+        ),
+        partition_by=("split",),
+    )

@@ -1,0 +1,72 @@
+"""The only module that builds a SparkSession."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from propensity_spark.config import SparkSettings
+from propensity_spark.errors import EnvironmentMissing
+
+JARS_DIR = Path(__file__).resolve().parent.parent / ".jars"
+
+
+def require_java() -> None:
+    """Raise EnvironmentMissing unless a Java 17 or 21 that Spark can start is there."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    hint = "install Java 17 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME"
+    if java is None or not Path(java).exists():
+        raise EnvironmentMissing(f"Java was not found ({'JAVA_HOME=' + home if home else 'no java on the PATH'}): {hint}")
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', answer.stderr)
+    if found is None or int(found.group(1)) not in (17, 21):
+        version = found.group(1) if found else answer.stderr.strip() or "unknown"
+        raise EnvironmentMissing(f"{java} is Java {version}; Spark 4.1 needs 17 or 21: {hint}")
+
+
+def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkSession:
+    """The session this process uses: the active one where `master` is null, else a local one with Delta and S3A jars.
+
+    Nothing is asked of the network: jars come from `.jars` (see `make setup`).
+    """
+    builder = SparkSession.builder.appName(app_name)
+    if settings.master is None:
+        session = builder.getOrCreate()
+        session.conf.set("spark.sql.session.timeZone", "UTC")
+        return session
+    require_java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    jars_dir = Path(settings.jars_dir) if settings.jars_dir else JARS_DIR
+    jars = sorted(str(path) for path in jars_dir.glob("*.jar"))
+    if not jars:
+        raise EnvironmentMissing(f"no JVM jars in {jars_dir}: run `make setup` once (it resolves and checks them)")
+    defaults = {
+        "spark.jars": ",".join(jars),
+        "spark.driver.memory": settings.driver_memory,
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8",
+    }
+    if settings.shuffle_partitions:
+        defaults["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
+    for key, value in {**defaults, **settings.conf}.items():
+        builder = builder.config(key, value)
+    session = builder.master(settings.master).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session

@@ -1,0 +1,147 @@
+"""The only module that reads or writes Delta: by path, or by Unity Catalog name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from propensity_spark.config import LakeSettings
+from propensity_spark.errors import SchemaMismatch, TableMissing
+from propensity_spark.schemas import Table
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The tables of one data set. `catalog` and `schema_name` set: Unity Catalog; else folders under `root`."""
+
+    spark: SparkSession
+    settings: LakeSettings
+
+    @property
+    def root(self) -> str:
+        return self.settings.root.rstrip("/")
+
+    def location(self, table: Table) -> str:
+        """`<root>/<layer>/<table>`, or `<catalog>.<schema>.<layer>_<table>`."""
+        if self.settings.catalog:
+            return f"{self.settings.catalog}.{self.settings.schema_name}.{table.layer}_{table.name}"
+        return f"{self.root}/{table.layer}/{table.name}"
+
+    def exists(self, table: Table) -> bool:
+        if self.settings.catalog:
+            return self.spark.catalog.tableExists(self.location(table))
+        return DeltaTable.isDeltaTable(self.spark, self.location(table))
+
+    def read(self, table: Table) -> DataFrame:
+        """The table's declared columns. Raises TableMissing when no stage has written it yet."""
+        if not self.exists(table):
+            raise TableMissing(f"{table.full_name}: no such table at {self.location(table)}; run the stage that writes it first")
+        frame = self.spark.table(self.location(table)) if self.settings.catalog else self._load(table)
+        return frame.select(*table.column_names)
+
+    def read_or_empty(self, table: Table) -> DataFrame:
+        """As `read`; an empty frame of the declared schema when the table does not exist yet."""
+        return self.read(table) if self.exists(table) else self.spark.createDataFrame([], table.schema)
+
+    def version(self, table: Table) -> int:
+        """Delta version of the table, -1 when it does not exist."""
+        if not self.exists(table):
+            return -1
+        row = self._delta(table).history(1).select("version").first()
+        return int(row["version"]) if row else -1
+
+    def append(self, frame: DataFrame, table: Table) -> None:
+        """Add rows; the caller has made sure that they are not there yet."""
+        self._write(frame, table, None)
+
+    def replace(self, frame: DataFrame, table: Table, where: str) -> None:
+        """Replace, in one commit, the rows for which the predicate `where` holds by `frame` (all of whose rows fulfil it)."""
+        self._write(frame, table, where)
+
+    def overwrite(self, frame: DataFrame, table: Table) -> None:
+        """Replace the whole table in one commit, schema included."""
+        frame = conform(frame, table)
+        writer = self._layout(frame, table).mode("overwrite").option("overwriteSchema", "true")
+        if self.settings.catalog:
+            writer.saveAsTable(self.location(table))
+        else:
+            writer.save(self.location(table))
+
+    def merge(
+        self,
+        frame: DataFrame,
+        table: Table,
+        on: str,
+        *,
+        update_when: str | None = None,
+        delete_when: str | None = None,
+        insert: bool = True,
+    ) -> None:
+        """MERGE `frame` (alias s) into the table (alias t) on the condition `on`.
+
+        A matched row is deleted when `delete_when` holds, else updated when `update_when` holds; an unmatched one is
+        inserted when `insert`. `delete_when` may use columns of `frame` that the table does not have.
+        """
+        self.create(table)
+        values = {name: F.col(f"s.{name}") for name in table.column_names}
+        builder = self._delta(table).alias("t").merge(frame.alias("s"), on)
+        if delete_when is not None:
+            builder = builder.whenMatchedDelete(delete_when)
+        if update_when is not None:
+            builder = builder.whenMatchedUpdate(update_when, values)
+        if insert:
+            builder = builder.whenNotMatchedInsert(delete_when and f"NOT ({delete_when})", values)
+        builder.execute()
+
+    def delete(self, table: Table, where: str) -> None:
+        """Delete the rows for which the predicate holds."""
+        if self.exists(table):
+            self._delta(table).delete(where)
+
+    def create(self, table: Table) -> None:
+        """Create the empty table when it does not exist."""
+        if not self.exists(table):
+            self._write(self.spark.createDataFrame([], table.schema), table, None)
+
+    def versions(self, tables: tuple[Table, ...]) -> Mapping[str, int]:
+        return {table.full_name: self.version(table) for table in tables}
+
+    def _load(self, table: Table) -> DataFrame:
+        return self.spark.read.format("delta").load(self.location(table))
+
+    def _delta(self, table: Table) -> DeltaTable:
+        if self.settings.catalog:
+            return DeltaTable.forName(self.spark, self.location(table))
+        return DeltaTable.forPath(self.spark, self.location(table))
+
+    def _write(self, frame: DataFrame, table: Table, where: str | None) -> None:
+        writer = self._layout(conform(frame, table), table)
+        writer = writer.mode("append") if where is None or not self.exists(table) else writer.mode("overwrite").option("replaceWhere", where)
+        if self.settings.catalog:
+            writer.saveAsTable(self.location(table))
+        else:
+            writer.save(self.location(table))
+
+    def _layout(self, frame: DataFrame, table: Table):  # type: ignore[no-untyped-def]
+        writer = frame.write.format("delta")
+        return writer.partitionBy(*table.partition_by) if table.partition_by else writer
+
+
+def conform(frame: DataFrame, table: Table) -> DataFrame:
+    """Select the declared columns in order. Raises SchemaMismatch that lists every missing, extra and mistyped column."""
+    found = {field.name: field.dataType for field in frame.schema.fields}
+    declared = {column.name: column.type for column in table.columns}
+    problems = [f"missing {name} ({kind.simpleString()})" for name, kind in declared.items() if name not in found]
+    problems += [f"extra {name}" for name in found if name not in declared]
+    problems += [
+        f"{name} is {found[name].simpleString()}, expected {kind.simpleString()}"
+        for name, kind in declared.items()
+        if name in found and found[name].simpleString() != kind.simpleString()
+    ]
+    if problems:
+        raise SchemaMismatch(f"{table.full_name}: {'; '.join(problems)}. Select or cast the frame to the declared columns (schemas.py)")
+    return frame.select(*table.column_names)

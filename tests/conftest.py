@@ -1,0 +1,39 @@
+"""One Spark session for all tests; every test writes under its own temporary folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from propensity_spark.config import LakeSettings, SparkSettings
+from propensity_spark.session import get_session
+from propensity_spark.tables import Lake
+
+os.environ["TZ"] = "UTC"
+time.tzset()
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    warehouse = tmp_path_factory.mktemp("warehouse")
+    session = get_session(
+        SparkSettings(
+            master="local[2]",
+            driver_memory="3g",
+            shuffle_partitions=2,
+            conf={"spark.sql.warehouse.dir": str(warehouse), "spark.sql.adaptive.enabled": "false"},
+        ),
+        "tests",
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+    return Lake(spark, LakeSettings(root=str(tmp_path / "lake")))
