@@ -344,8 +344,10 @@ class Settings(Section):
         return self.grain == "user_item" and bool(self.sources.get("bars"))
 
     def config_hash(self) -> str:
-        """First 16 hex digits of SHA-256 over every setting that can change a result (not: where, how big the JVM)."""
-        body = self.model_dump(mode="json", exclude={"spark", "lake", "publish", "mlflow", "as_of"})
+        """First 16 hex digits of SHA-256 over every setting that can change a result (not: where things are, how big the JVM)."""
+        body = self.model_dump(mode="json", exclude={"spark", "lake", "publish", "mlflow", "as_of", "data"})
+        for source in (source for sources in body["sources"].values() for source in sources if "path" in source):
+            source["path"] = source["path"].removeprefix(self.data or "").removeprefix(self.lake.root)
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -43,8 +43,16 @@ class TooManyRefused(PropensityError):
     """More files of a batch than the configured share could not be read."""
 
 
+class RowsLost(PropensityError):
+    """A table does not hold as many rows of a batch as were found in its files."""
+
+
 class GateFailed(PropensityError):
     """The data gate stops the line; yesterday's published scores stay."""
+
+
+class RowsUnaccounted(PropensityError):
+    """Valid, repeated and rejected rows do not add up to the rows delivered; nothing was written."""
 
 
 class NotEnoughHistory(PropensityError):
@@ -61,6 +69,10 @@ class FeatureMismatch(PropensityError):
 
 class NoChampion(PropensityError):
     """Nothing has been promoted yet, so nothing can be scored."""
+
+
+class NothingToPublish(PropensityError):
+    """There is not one score for the date; what was published before stays."""
 
 
 class PublishedRunInvalid(PropensityError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 
 from pyspark.sql import SparkSession
@@ -15,10 +17,13 @@ from pyspark.sql import functions as F
 
 from propensity_spark import __version__
 from propensity_spark.config import Settings
+from propensity_spark.logs import log_fields
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import RUNS
 from propensity_spark.stages import evaluate, features, ingest, label, monitor, publish, score, train, validate
 from propensity_spark.tables import Lake
+
+log = logging.getLogger(__name__)
 
 STAGES: tuple[Stage, ...] = (
     ingest.STAGE,
@@ -52,17 +57,22 @@ def run_stage(
     started = datetime.now(UTC)
     clock = time.monotonic()
     run = Run(spark, settings, lake, as_of, f"{stage.name}-{uuid.uuid4().hex[:12]}", started, say)
-    inputs = dict(lake.versions(stage.reads(settings)))
-    fingerprint = _fingerprint(run, stage, inputs)
-    if not stage.always and _is_up_to_date(run, stage, fingerprint):
-        return None, time.monotonic() - clock
-    try:
-        outcome = stage.execute(run)
-    except BaseException as error:
-        _record(run, stage, fingerprint, inputs, Outcome(0, 0), time.monotonic() - clock, error)
-        raise
-    seconds = time.monotonic() - clock
-    _record(run, stage, fingerprint, inputs, outcome, seconds, None)
+    with log_fields(run_id=run.run_id, stage=stage.name, as_of=as_of.isoformat()):
+        inputs = dict(lake.versions(stage.reads(settings)))
+        fingerprint = _fingerprint(run, stage, inputs)
+        if not stage.always and _is_up_to_date(run, stage, fingerprint):
+            log.info("up to date")
+            return None, time.monotonic() - clock
+        log.info("started", extra={"inputs": inputs})
+        try:
+            outcome = stage.execute(run)
+        except BaseException as error:
+            log.error("failed: %s", error)
+            _record(run, stage, fingerprint, inputs, Outcome(0, 0), time.monotonic() - clock, error)
+            raise
+        seconds = time.monotonic() - clock
+        _record(run, stage, fingerprint, inputs, outcome, seconds, None)
+        log.info("succeeded", extra={"seconds": round(seconds, 3), "outcome": asdict(outcome)})
     return outcome, seconds
 
 

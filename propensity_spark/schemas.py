@@ -88,15 +88,17 @@ BRONZE = {name: _bronze(name) for name in ("bars", "corporate_actions", "items",
 DELIVERIES = Table(
     "bronze",
     "deliveries",
-    "one change of state of one delivered file or page; the latest `recorded_at` counts",
-    ("source", "source_uri", "delivery_id", "status"),
+    "one change of state of one delivered file or page: planned, then ingested; or refused",
+    ("source", "source_uri", "delivery_id", "status", "recorded_at"),
     (
         Column("source", STRING, "name of the source in conf/"),
         Column("target", STRING, "silver table it feeds"),
         Column("source_uri", STRING, "file or page, without credentials"),
         Column("delivery_id", STRING, "SHA-256 of the delivered bytes; empty when it could not be read"),
         Column("bytes", LONG, "size as delivered"),
+        Column("modified_at", INSTANT, "last change as the file system tells; with `bytes` it says whether a file is still the same"),
         Column("rows", LONG, "rows found; 0 when refused"),
+        Column("context", TEXT_MAP, "what the rows of bronze get as their context; null when refused", nullable=True),
         Column("status", STRING, "planned, ingested or refused"),
         Column("reason", STRING, "why it was refused", nullable=True),
         Column("batch_id", STRING, "batch it belongs to", nullable=True),
@@ -240,6 +242,19 @@ CHANGES = Table(
     ),
 )
 
+VALIDATED = Table(
+    "ops",
+    "validated_batches",
+    "one batch of bronze that validate has finished with; written last",
+    ("table_name", "batch_id"),
+    (
+        Column("table_name", STRING, "silver table"),
+        Column("batch_id", STRING, "batch of bronze"),
+        Column("run_id", STRING, "the validate run"),
+        Column("recorded_at", INSTANT, "when"),
+    ),
+)
+
 PROFILES = Table(
     "ops",
     "profiles",
@@ -340,3 +355,11 @@ def scores_table(grain: str) -> Table:
         ),
         partition_by=("as_of_date",),
     )
+
+
+def published_table(grain: str) -> Table:
+    """The published files at a grain: gold/scores without as_of_date, which is in the path only."""
+    scores = scores_table(grain)
+    key = tuple(name for name in scores.key if name != "as_of_date")
+    columns = tuple(column for column in scores.columns if column.name != "as_of_date")
+    return Table("published", "scores", "one scored candidate", key, columns)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,22 +10,9 @@ from pyspark.sql import SparkSession
 
 from propensity_spark.config import SparkSettings
 from propensity_spark.errors import EnvironmentMissing
+from propensity_spark.java import require_java
 
 JARS_DIR = Path(__file__).resolve().parent.parent / ".jars"
-
-
-def require_java() -> None:
-    """Raise EnvironmentMissing unless a Java 17 or 21 that Spark can start is there."""
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    hint = "install Java 17 (Debian, Ubuntu: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME"
-    if java is None or not Path(java).exists():
-        raise EnvironmentMissing(f"Java was not found ({'JAVA_HOME=' + home if home else 'no java on the PATH'}): {hint}")
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    found = re.search(r'version "(\d+)', answer.stderr)
-    if found is None or int(found.group(1)) not in (17, 21):
-        version = found.group(1) if found else answer.stderr.strip() or "unknown"
-        raise EnvironmentMissing(f"{java} is Java {version}; Spark 4.1 needs 17 or 21: {hint}")
 
 
 def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkSession:
@@ -63,6 +47,8 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
         "spark.log.level": "ERROR",
         "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8",
     }
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # an S3 that is not Amazon's: boto3 reads this variable, S3A does not
+        defaults |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
     if settings.shuffle_partitions:
         defaults["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
     for key, value in {**defaults, **settings.conf}.items():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark.config import LakeSettings
 from propensity_spark.errors import SchemaMismatch, TableMissing
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import Column, Table
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,7 @@ class Lake:
 
     def overwrite(self, frame: DataFrame, table: Table) -> None:
         """Replace the whole table in one commit, schema included."""
-        frame = conform(frame, table)
-        writer = self._layout(frame, table).mode("overwrite").option("overwriteSchema", "true")
-        if self.settings.catalog:
-            writer.saveAsTable(self.location(table))
-        else:
-            writer.save(self.location(table))
+        self._save(self._layout(conform(frame, table), table).mode("overwrite").option("overwriteSchema", "true"), table)
 
     def merge(
         self,
@@ -87,7 +86,7 @@ class Lake:
         inserted when `insert`. `delete_when` may use columns of `frame` that the table does not have.
         """
         self.create(table)
-        values = {name: F.col(f"s.{name}") for name in table.column_names}
+        values = {column.name: _not_null(F.col(f"s.{column.name}"), column, table) for column in table.columns}
         builder = self._delta(table).alias("t").merge(frame.alias("s"), on)
         if delete_when is not None:
             builder = builder.whenMatchedDelete(delete_when)
@@ -95,7 +94,8 @@ class Lake:
             builder = builder.whenMatchedUpdate(update_when, values)
         if insert:
             builder = builder.whenNotMatchedInsert(delete_when and f"NOT ({delete_when})", values)
-        builder.execute()
+        with _null_refused():
+            builder.execute()
 
     def delete(self, table: Table, where: str) -> None:
         """Delete the rows for which the predicate holds."""
@@ -120,19 +120,28 @@ class Lake:
 
     def _write(self, frame: DataFrame, table: Table, where: str | None) -> None:
         writer = self._layout(conform(frame, table), table)
-        writer = writer.mode("append") if where is None or not self.exists(table) else writer.mode("overwrite").option("replaceWhere", where)
-        if self.settings.catalog:
-            writer.saveAsTable(self.location(table))
-        else:
-            writer.save(self.location(table))
+        writer = (
+            writer.mode("append") if where is None or not self.exists(table) else writer.mode("overwrite").option("replaceWhere", where)
+        )
+        self._save(writer, table)
 
-    def _layout(self, frame: DataFrame, table: Table):  # type: ignore[no-untyped-def]
+    def _save(self, writer: DataFrameWriter, table: Table) -> None:
+        with _null_refused():
+            if self.settings.catalog:
+                writer.saveAsTable(self.location(table))
+            else:
+                writer.save(self.location(table))
+
+    def _layout(self, frame: DataFrame, table: Table) -> DataFrameWriter:
         writer = frame.write.format("delta")
         return writer.partitionBy(*table.partition_by) if table.partition_by else writer
 
 
 def conform(frame: DataFrame, table: Table) -> DataFrame:
-    """Select the declared columns in order. Raises SchemaMismatch that lists every missing, extra and mistyped column."""
+    """Select the declared columns in order; a null where the table allows none fails the write, lazily, without a job of its own.
+
+    Raises SchemaMismatch that lists every missing, extra and mistyped column.
+    """
     found = {field.name: field.dataType for field in frame.schema.fields}
     declared = {column.name: column.type for column in table.columns}
     problems = [f"missing {name} ({kind.simpleString()})" for name, kind in declared.items() if name not in found]
@@ -144,4 +153,21 @@ def conform(frame: DataFrame, table: Table) -> DataFrame:
     ]
     if problems:
         raise SchemaMismatch(f"{table.full_name}: {'; '.join(problems)}. Select or cast the frame to the declared columns (schemas.py)")
-    return frame.select(*table.column_names)
+    return frame.select(*(_not_null(F.col(column.name), column, table).alias(column.name) for column in table.columns))
+
+
+def _not_null(value: SparkColumn, column: Column, table: Table) -> SparkColumn:
+    if column.nullable:
+        return value
+    return F.coalesce(value, F.raise_error(F.lit(f"null refused in {table.full_name}.{column.name};")).cast(column.type))
+
+
+@contextmanager
+def _null_refused() -> Iterator[None]:
+    """Turn the failure of `_not_null`, which arrives as a failed Spark job, into SchemaMismatch."""
+    try:
+        yield
+    except PySparkException as error:
+        if found := re.search(r"null refused in (\S+);", str(error)):
+            raise SchemaMismatch(f"{found.group(1)}: a row to be written is null, and the column is not nullable (schemas.py)") from error
+        raise

@@ -47,12 +47,14 @@ NO_BUY_365 = "no purchase in 365 days"
 
 FEATURES: tuple[Feature, ...] = (
     _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),
-    *(
-        _market(f"momentum_{n}d", "ratio", f"close[t] / close[t−{n}] − 1", f"fewer than {n} earlier sessions")
-        for n in MOMENTUM_SESSIONS
-    ),
+    *(_market(f"momentum_{n}d", "ratio", f"close[t] / close[t−{n}] − 1", f"fewer than {n} earlier sessions") for n in MOMENTUM_SESSIONS),
     _market("momentum_12_1", "ratio", "close[t−21] / close[t−252] − 1", "fewer than 252 earlier sessions"),
-    _market("volatility_21d", "per session", "sample standard deviation of ln(close[i]/close[i−1]), the last 21 returns", "fewer than 21 returns"),
+    _market(
+        "volatility_21d",
+        "per session",
+        "sample standard deviation of ln(close[i]/close[i−1]), the last 21 returns",
+        "fewer than 21 returns",
+    ),
     _market("avg_volume_30d", "shares", "mean of volume[t−30 … t−1]", "fewer than 30 earlier sessions"),
     _market("volume_ratio_30d", "ratio", "volume[t] / avg_volume_30d", "fewer than 30 earlier sessions, or the mean is 0"),
     _market("volume_ratio_5d_30d", "ratio", "mean(volume[t−4 … t]) / avg_volume_30d", "fewer than 30 earlier sessions, or the mean is 0"),
@@ -79,13 +81,31 @@ FEATURES: tuple[Feature, ...] = (
     *(_user(f"views_{n}d", LONG, "events", f"view events in (D − {n}, D]", "never (0)") for n in (7, 30)),
     _user("active_days_30d", LONG, "days", "distinct dates with any event in (D − 30, D]", "never (0)"),
     _user("sessions_30d", LONG, "sessions", "distinct session_id in (D − 30, D]", "the source has none"),
-    _user("portfolio_diversity", DOUBLE, "0–1", "1 − Σ(share of buy amount by sector in 365 days)²", NO_BUY_365 + ", or its total is not positive"),
-    _user("risk_level", LONG, "ordinal", "position of risk_tolerance on D in features.risk_levels", "no profile visible, or a level that is not listed"),
+    _user(
+        "portfolio_diversity",
+        DOUBLE,
+        "0–1",
+        "1 − Σ(share of buy amount by sector in 365 days)²",
+        NO_BUY_365 + ", or its total is not positive",
+    ),
+    _user(
+        "risk_level",
+        LONG,
+        "ordinal",
+        "position of risk_tolerance on D in features.risk_levels",
+        "no profile visible, or a level that is not listed",
+    ),
     *(_pair(f"item_views_{n}d", LONG, "events", f"view events of the pair in (D − {n}, D]", "never (0)") for n in (7, 30)),
     _pair("item_purchases_365d", LONG, "orders", "distinct orders of the pair with a buy in (D − 365, D]", "never (0)"),
     _pair("days_since_item_view", LONG, "days", "D − event_date of the pair's last view", "no view yet"),
     _pair("days_since_item_purchase", LONG, "days", "D − event_date of the pair's last buy", "no purchase yet"),
-    _pair("sector_affinity_365d", DOUBLE, "0–1", "share of the user's buy amount in 365 days in the item's sector", NO_BUY_365 + ", or its total is not positive"),
+    _pair(
+        "sector_affinity_365d",
+        DOUBLE,
+        "0–1",
+        "share of the user's buy amount in 365 days in the item's sector",
+        NO_BUY_365 + ", or its total is not positive",
+    ),
     *(_pair(f"item_buyers_{n}d", LONG, "users", f"distinct buyers of the item in (D − {n}, D]", "never (0)") for n in (7, 30, 90)),
     _pair("item_buyers_trend", DOUBLE, "ratio", "item_buyers_7d · (30/7) / item_buyers_30d", "item_buyers_30d is 0"),
 )

@@ -1,0 +1,9 @@
+"""The stage ingest for spark-submit.
+
+spark-submit jobs/ingest.py --conf conf/cluster.yml --dataset stocks --as-of 2024-12-31
+"""
+
+from propensity_spark.cli import stage_main
+
+if __name__ == "__main__":
+    stage_main("ingest")

@@ -1,0 +1,218 @@
+"""The command line: `propensity run` for the line, `propensity <stage>` for one, and a few commands beside it.
+
+Exit codes: 0 done; 1 the line stopped and says why; 2 the caller's settings or machine are at fault; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import yaml
+from rich.console import Console
+
+from propensity_spark import __version__
+from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings
+from propensity_spark.console import LineProgress, Result, closing_facts, closing_table
+from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing
+from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # before `start_logging`, errors are printed and nothing more
+
+STAGES = ("ingest", "validate", "features", "label", "train", "evaluate", "score", "publish", "monitor")
+SCORE_ONLY = ("ingest", "validate", "features", "score", "publish", "monitor")
+COMMANDS = {
+    "run": "the whole line, or the stages named with --stages",
+    **{name: f"the stage {name} alone" for name in STAGES},
+    "replay": "judge quarantined rows of a silver table again, after a rule was mended",
+    "verify": "hold a published run against its manifest",
+    "feed": "serve the simulated market over the feed's API until interrupted",
+    "settings": "print the merged settings",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `propensity`. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    errors = Console(stderr=True)
+    try:
+        return _verify(options) if options.command == "verify" else _with_settings(options)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command continues where it stopped", markup=False)
+        return 130
+    except PropensityError as error:
+        log.error("stopped: %s", error, exc_info=error)
+        errors.print(f"{options.command}: {error}", markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except Exception as error:
+        if log_file() is None:
+            raise
+        log.exception("failed")
+        first = (str(error).strip().splitlines() or [""])[0]
+        text = f"{options.command}: {type(error).__name__}: {first}\nThe full traceback is in {log_file()}"
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+def _with_settings(options: argparse.Namespace) -> int:
+    settings = load_settings(options.conf, options.dataset, [*options.set, *_words(options.settings)], options.data)
+    if options.command == "settings":
+        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        Console().print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        return 0
+    as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
+    if options.command == "feed":
+        return _feed(settings, as_of, options.port)
+    names = _stages(options)
+    if "ingest" in names:
+        require_data(settings)
+    start_logging(log_folder(settings), options.verbose)
+    return _run_stages(settings, as_of, names, options)
+
+
+def stage_main(stage: str) -> None:
+    """What `jobs/<stage>.py` calls. Exits only on failure: some schedulers take any exit for one."""
+    code = main([stage, *sys.argv[1:]])
+    if code:
+        sys.exit(code)
+
+
+def as_of_date(settings: Settings, given: str | None, now: datetime) -> date:
+    """`given`, else the setting `as_of`, else yesterday in the data set's time zone. A day that has not begun there is refused."""
+    today = now.astimezone(ZoneInfo(settings.time_zone)).date()
+    if given is None:
+        day = settings.as_of or today - timedelta(days=1)
+    else:
+        try:
+            day = date.fromisoformat(given)
+        except ValueError as error:
+            raise ConfigurationError(f"--as-of {given!r}: expected a date such as 2024-12-31") from error
+    if day > today:
+        raise ConfigurationError(f"as-of date {day}: lies in the future; expected at most {today}, today in {settings.time_zone}")
+    return day
+
+
+def require_data(settings: Settings) -> None:
+    """Raise when a source lies under the data folder and the folder was not given or does not hold it."""
+    for target, sources in settings.sources.items():
+        for source in sources:
+            if not isinstance(source, FileSource):
+                continue
+            where = f"sources.{target}: {source.name}"
+            if "{data}" in source.path:
+                raise ConfigurationError(
+                    f"{where}: expects files {source.pattern} in {source.path}, and no data folder was given: "
+                    f"make run DATASET={settings.dataset} DATA=<folder>, or --data <folder>"
+                )
+            if settings.data and "://" not in source.path and source.path.startswith(settings.data) and not Path(source.path).is_dir():
+                raise SourceMissing(
+                    f"{where}: expected files {source.pattern} in {source.path}, found no such folder; DATA (--data) is {settings.data}, "
+                    f"see conf/datasets/{settings.dataset}.yml"
+                )
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--conf", default=str(CONF_DIR / "local.yml"), help="settings of the environment (default: %(default)s)")
+    common.add_argument("--dataset", default="stocks", help="a file in conf/datasets (default: %(default)s)")
+    common.add_argument("--data", help="folder that the data set's YAML calls {data}")
+    common.add_argument("--as-of", metavar="YYYY-MM-DD", help="as-of date (default: the setting as_of, else yesterday)")
+    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
+    common.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text, split as a shell splits words")
+    common.add_argument("--verbose", action="store_true", help="Spark's and every library's messages, and tracebacks")
+    parser = argparse.ArgumentParser(prog="propensity", description="Who is likely to purchase what, and how sure are we?")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parsers = {
+        name: commands.add_parser(name, parents=[] if name == "verify" else [common], help=text, description=text)
+        for name, text in COMMANDS.items()
+    }
+    parsers["run"].add_argument("--stages", metavar="A,B", help=f"some of {','.join(STAGES)}")
+    parsers["run"].add_argument("--score-only", action="store_true", help=f"with yesterday's champion: --stages {','.join(SCORE_ONLY)}")
+    parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
+    parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
+    parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    parsers["verify"].add_argument("uri", help="folder or s3a:// prefix that was published to")
+    parsers["verify"].add_argument("--as-of", metavar="YYYY-MM-DD", help="only this date (default: every published one)")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigurationError(f"settings {text!r}: {error}; expected key=value words, quoted as for a shell") from error
+
+
+def _stages(options: argparse.Namespace) -> tuple[str, ...]:
+    """The stages to run, in the order of the line."""
+    if options.command != "run":
+        return (options.command,)
+    if options.score_only:
+        return SCORE_ONLY
+    if options.stages is None:
+        return STAGES
+    asked = {name.strip() for name in options.stages.split(",")}
+    if unknown := sorted(asked - set(STAGES)):
+        raise ConfigurationError(f"--stages: unknown {', '.join(map(repr, unknown))}; expected some of {', '.join(STAGES)}")
+    return tuple(name for name in STAGES if name in asked)
+
+
+def _session(settings: Settings, verbose: bool) -> SparkSession:
+    """The Spark session; unless `verbose`, whatever its JVM has to say goes to `spark.log` beside our own log."""
+    from propensity_spark.session import get_session
+
+    with nullcontext() if verbose else stderr_to(log_folder(settings) / "spark.log"):
+        spark = get_session(settings.spark)
+    if verbose:
+        spark.sparkContext.setLogLevel("WARN")
+    return spark
+
+
+def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: argparse.Namespace) -> int:
+    results: list[Result] = []
+    with LineProgress(Console(stderr=True), names) as progress:
+        spark = _session(settings, options.verbose)
+        from propensity_spark.line import run_line, stage_named
+        from propensity_spark.stages.replay import replay_stage
+
+        stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
+        progress.start()
+        for stage, outcome, seconds in run_line(spark, settings, as_of, stages, progress.say):
+            results.append((stage.name, outcome, seconds))
+            progress.finish(outcome, seconds)
+    console = Console()
+    console.print(closing_table(results))
+    for line in closing_facts(results):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _feed(settings: Settings, as_of: date, port: int) -> int:
+    from propensity_spark.simulate.feed import serve
+
+    console = Console()
+    serve(settings, port, as_of, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from propensity_spark.publish import verify
+
+    console = Console()
+    for run in verify(options.uri, options.as_of):
+        line = f"as_of_date={run.as_of_date} run_id={run.run_id}: {run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}: as its manifest says"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,157 @@
+"""Recency, frequency, monetary value and the other features of a user (gold/user_features)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from propensity_spark.features.registry import MONEY_SUM, USER_FEATURES
+from propensity_spark.features.windows import (
+    Grid,
+    Measure,
+    attributes_as_of,
+    each_position,
+    entries_and_exits,
+    extremes,
+    first_date_intervals,
+    running_state,
+    union_intervals,
+    with_window_ends,
+)
+
+ORDER_DAYS = (30, 90, 365)
+VIEW_DAYS = (7, 30)
+
+
+def user_features(
+    events: DataFrame, activity: DataFrame, users: DataFrame | None, spending: DataFrame, grid: Grid, risk_levels: Sequence[str]
+) -> DataFrame:
+    """gold/user_features: one row per user with at least one visible event, on each as-of date.
+
+    In: `events` of `live_events`; silver/activity (only to see from which date on the source has sessions at all);
+    silver/users or None; `spending` of `affinity.sector_spending`. Formulas, units and nulls: `registry.FEATURES`.
+    """
+    state = each_position(user_state(events, grid)).where(F.col("living") > 0)
+    sessions_since = activity.where(F.col("session_id").isNotNull()).agg(F.min("visible_date").alias("sessions_since"))
+    keyed = state.join(spending.select("user_id", "position", diversity()), ["user_id", "position"], "left")
+    if users is None:
+        keyed = keyed.withColumn("risk_level", F.lit(None).cast("long"))
+    else:
+        levels = attributes_as_of(users, "user_id", ["risk_tolerance"], grid)
+        keyed = keyed.join(levels, ["user_id", "position"], "left").withColumn("risk_level", risk_level(risk_levels))
+    day = F.col("as_of_date")
+    plain = keyed.withColumn("as_of_date", grid.day(F.col("position"))).crossJoin(F.broadcast(sessions_since))
+    measured = plain.withColumns(
+        {
+            "day_of_week": F.weekday(day).cast("long") + 1,
+            "recency_days": F.date_diff(day, F.col("last_buy")).cast("long"),
+            "tenure_days": F.date_diff(day, F.col("first_event")).cast("long"),
+            "sessions_30d": F.when(F.col("sessions_since") <= day, F.col("sessions_30d")),
+            "avg_ticket_365d": F.try_divide(F.col("monetary_365d").cast("double"), F.col("frequency_365d").cast("double")),
+            **{f"monetary_{n}d": F.col(f"monetary_{n}d").cast(MONEY_SUM) for n in ORDER_DAYS},
+        }
+    )
+    return with_rfm_scores(measured).select(*USER_FEATURES.column_names)
+
+
+def user_state(events: DataFrame, grid: Grid) -> DataFrame:
+    """Every sum, distinct count and extreme of a user on positions [position, until); `living`: number of visible events."""
+    key = ["user_id"]
+    buys = events.where(F.col("event_type") == "buy")
+    orders = with_window_ends(first_date_intervals(buys, ["user_id", "order_id"]), ORDER_DAYS, grid).withColumn(
+        "one", F.lit(1).cast("long")
+    )
+    sessions = events.where(F.col("session_id").isNotNull()).select("user_id", "session_id", "event_date", "enters", "leaves").distinct()
+    visits = union_intervals(with_window_ends(sessions, [30], grid), ["user_id", "session_id"], ["leaves_30"])
+    visits = visits.withColumn("one", F.lit(1).cast("long"))
+    days = _days(events, grid)
+    changes = [
+        entries_and_exits(
+            days,
+            key,
+            [
+                Measure("living", "events", "leaves"),
+                *(Measure(f"views_{n}d", "views", f"leaves_{n}") for n in VIEW_DAYS),
+                *(Measure(f"monetary_{n}d", "money", f"leaves_{n}") for n in ORDER_DAYS),
+                Measure("active_days_30d", "one", "leaves_30", "first_leaves_30"),
+            ],
+            grid,
+        ),
+        entries_and_exits(orders, key, [Measure(f"frequency_{n}d", "one", f"leaves_{n}") for n in ORDER_DAYS], grid),
+        entries_and_exits(visits, key, [Measure("sessions_30d", "one", "leaves_30", "first_leaves_30")], grid),
+        extremes(days, key, ["last_buy", "first_event"], grid),
+    ]
+    sums = ["living", "active_days_30d", "sessions_30d"]
+    sums += [f"views_{n}d" for n in VIEW_DAYS] + [f"monetary_{n}d" for n in ORDER_DAYS] + [f"frequency_{n}d" for n in ORDER_DAYS]
+    together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), changes)
+    return running_state(together, key, grid, sums, latest=["last_buy"], earliest=["first_event"])
+
+
+def _days(events: DataFrame, grid: Grid) -> DataFrame:
+    """One row per user, date and life: events of a day that live and die together count together from here on."""
+    is_buy, is_view = F.col("event_type") == "buy", F.col("event_type") == "view"
+    money = F.when(is_buy | (F.col("event_type") == "cancel"), F.col("amount"))
+    days = events.groupBy("user_id", "event_date", "enters", "leaves").agg(
+        F.count("*").alias("events"),
+        F.count_if(is_view).alias("views"),
+        F.sum(money).cast(MONEY_SUM).alias("money"),
+        F.max(F.when(is_buy, F.col("event_date"))).alias("last_buy"),
+    )
+    days = with_window_ends(days, [*VIEW_DAYS, *ORDER_DAYS], grid)
+    days = union_intervals(days, ["user_id", "event_date"], ["leaves_30"])
+    return days.withColumns({"first_event": F.col("event_date"), "one": F.lit(1).cast("long")})
+
+
+def diversity() -> Column:
+    """1 − Σ(share by sector)² as Σ share·(1 − share), which cancels nothing; null unless the total is positive."""
+    total = F.col("total").cast("double")
+
+    def add(sum_: Column, entry: Column) -> Column:
+        return sum_ + entry["amount"].cast("double") / total * ((F.col("total") - entry["amount"]).cast("double") / total)
+
+    return F.when(F.col("total") > 0, F.aggregate("spending", F.lit(0.0), add)).alias("portfolio_diversity")
+
+
+def risk_level(risk_levels: Sequence[str]) -> Column:
+    """Position of risk_tolerance in the list, from 1; null when it is not in the list."""
+    listed = F.array(*(F.lit(level) for level in risk_levels)).cast("array<string>")
+    return F.nullif(F.array_position(listed, F.col("risk_tolerance")), F.lit(0)).cast("long")
+
+
+def with_rfm_scores(rows: DataFrame) -> DataFrame:
+    """Add rfm_r, rfm_f, rfm_m (1–5, 5 best) and rfm_segment; null for users without a purchase in 365 days.
+
+    Among the n such users on a date, b of them strictly worse: 1 + floor(5·b / n).
+    """
+    recent = F.col("recency_days") < 365
+    peers = Window.partitionBy("as_of_date", "is_recent")
+    n = F.count("*").over(peers)
+
+    def score(worst_first: Column) -> Column:
+        worse = F.rank().over(peers.orderBy(worst_first)) - 1
+        return F.when(F.col("is_recent"), 1 + F.floor(5 * worse / n)).cast("long")
+
+    scored = rows.withColumn("is_recent", F.coalesce(recent, F.lit(False))).withColumns(
+        {
+            "rfm_r": score(F.desc("recency_days")),
+            "rfm_f": score(F.asc("frequency_365d")),
+            "rfm_m": score(F.asc("monetary_365d")),
+        }
+    )
+    return scored.withColumn("rfm_segment", rfm_segment(F.col("rfm_r"), F.col("rfm_f"), F.col("rfm_m")))
+
+
+def rfm_segment(r: Column, f: Column, m: Column) -> Column:
+    """champions (all three ≥ 4), loyal (r ≥ 3, f ≥ 4), recent (r ≥ 4), at_risk (r ≤ 2, f ≥ 3), lost (r ≤ 2), else regular."""
+    return (
+        F.when(r.isNull(), None)
+        .when((r >= 4) & (f >= 4) & (m >= 4), "champions")
+        .when((r >= 3) & (f >= 4), "loyal")
+        .when(r >= 4, "recent")
+        .when((r <= 2) & (f >= 3), "at_risk")
+        .when(r <= 2, "lost")
+        .otherwise("regular")
+    )

@@ -1,0 +1,185 @@
+"""The registry of models in MLflow: every version with its data versions; aliases `challenger` and `champion`."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from propensity_spark.config import Settings
+from propensity_spark.errors import ConfigurationError, NoChampion
+from propensity_spark.predictor import PropensityModel, ReferenceBins, read
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PropensityModel",
+    "ReferenceBins",
+    "champion_version",
+    "load",
+    "log_evaluation",
+    "promote",
+    "register",
+    "registered",
+    "version_of",
+]
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+_FINGERPRINT = "fingerprint"
+_FOLDER = "propensity"
+
+
+def registered(settings: Settings, fingerprint: str) -> str | None:
+    """The version made from exactly these inputs, settings and code, now the challenger again; None when there is none."""
+    client = _client(settings)
+    name = settings.mlflow.model_name
+    same = [found for found in client.search_model_versions(f"name = '{name}'") if found.tags.get(_FINGERPRINT) == fingerprint]
+    if not same:
+        return None
+    version = str(min(int(found.version) for found in same))
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    return version
+
+
+def register(
+    settings: Settings,
+    model: PropensityModel,
+    *,
+    fingerprint: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    documents: Mapping[str, Any],
+) -> str:
+    """Log the model, its parameters, metrics and documents (JSON by name) to MLflow; returns the new version, alias `challenger`.
+
+    The tag `fingerprint` is set together with the version, so that a run repeated after a kill finds it (`registered`).
+    """
+    import mlflow
+
+    client = _client(settings)
+    name = settings.mlflow.model_name
+    with mlflow.start_run(experiment_id=_experiment(client, settings)) as run, tempfile.TemporaryDirectory() as parent:
+        mlflow.log_params(params)
+        mlflow.log_metrics(dict(metrics))
+        mlflow.set_tags({f"input.{table}": str(version) for table, version in model.inputs.items()})
+        for document, body in documents.items():
+            mlflow.log_dict(body, document)
+        folder = Path(parent) / _FOLDER
+        folder.mkdir()
+        model.save(folder)
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).parent / "train" / "pyfunc.py"),
+            artifacts={"model": str(folder)},
+            signature=_signature(model),
+            code_paths=[str(Path(__file__).parent)],
+            pip_requirements=["numpy", "pandas", "pydantic", "pyyaml", "xgboost"],
+        )
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        tags = {_FINGERPRINT: fingerprint, "grain": model.grain, "train_from": str(model.train_from), "train_to": str(model.train_to)}
+        created = client.create_model_version(name, logged.model_uri, run.info.run_id, tags, model_id=logged.model_id)
+    client.set_registered_model_alias(name, CHALLENGER, created.version)
+    return str(created.version)
+
+
+def load(settings: Settings, alias_or_version: str) -> PropensityModel:
+    """The registered model by version or alias. Raises NoChampion when there is no such version yet."""
+    import mlflow
+
+    version = alias_or_version if alias_or_version.isdigit() else version_of(settings, alias_or_version)
+    name = settings.mlflow.model_name
+    if version is None:
+        raise NoChampion(
+            f"model {name!r} has no {alias_or_version} yet: `propensity train` registers a challenger, `propensity evaluate` promotes "
+            "it when it beats the baseline by the margin in conf/; without a champion nothing is scored and what was published stays"
+        )
+    _client(settings)
+    folder = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}")
+    return replace(read(Path(folder) / "artifacts" / _FOLDER), name=name, version=version)
+
+
+def version_of(settings: Settings, alias: str) -> str | None:
+    """The version with this alias, or None. Does not create an embedded store."""
+    from mlflow.exceptions import MlflowException
+
+    if settings.mlflow.tracking_uri is None and not _embedded_database(settings).exists():
+        return None
+    try:
+        return str(_client(settings).get_model_version_by_alias(settings.mlflow.model_name, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def champion_version(settings: Settings) -> str | None:
+    """The version that scores, or None when nothing has been promoted yet."""
+    return version_of(settings, CHAMPION)
+
+
+def promote(settings: Settings, version: str) -> None:
+    """Make this version the champion."""
+    _client(settings).set_registered_model_alias(settings.mlflow.model_name, CHAMPION, version)
+
+
+def log_evaluation(settings: Settings, version: str, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
+    """Add metrics and files (under `evaluation/`) to the run that made this version."""
+    client = _client(settings)
+    run_id = client.get_model_version(settings.mlflow.model_name, version).run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    for path in artifacts:
+        client.log_artifact(run_id, str(path), "evaluation")
+
+
+def _client(settings: Settings) -> MlflowClient:
+    """MLflow pointed at the configured store; null: SQLite and files under the lake root, created at first use."""
+    import mlflow
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uri = settings.mlflow.tracking_uri
+    if uri is None:
+        database = _embedded_database(settings)
+        database.parent.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{database}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(settings.mlflow.registry_uri or uri)
+    return mlflow.MlflowClient()
+
+
+def _embedded_database(settings: Settings) -> Path:
+    """File of the embedded store. Raises ConfigurationError where the lake root is not a local folder."""
+    root = settings.lake.root.removeprefix("file://")
+    if "://" in root:
+        raise ConfigurationError(
+            f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}; set a tracking server"
+        )
+    return Path(root).resolve() / "mlflow" / "mlflow.db"
+
+
+def _experiment(client: MlflowClient, settings: Settings) -> str:
+    found = client.get_experiment_by_name(settings.mlflow.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    embedded = settings.mlflow.tracking_uri is None
+    location = (_embedded_database(settings).parent / "artifacts").as_uri() if embedded else None
+    return str(client.create_experiment(settings.mlflow.experiment, artifact_location=location))
+
+
+def _signature(model: PropensityModel) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    inputs = Schema([ColSpec("double", name, required=False) for name in model.features])
+    return ModelSignature(inputs, Schema([TensorSpec(np.dtype(np.float64), (-1,), "purchase_probability")]))

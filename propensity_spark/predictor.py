@@ -1,0 +1,102 @@
+"""The model as a value: a booster, its calibration, and what scoring and monitoring must know about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from propensity_spark.config import LabelSettings
+
+
+@dataclass(frozen=True)
+class ReferenceBins:
+    """A distribution to hold later ones against.
+
+    Bin i holds the values above `edges[i-1]` and up to and including `edges[i]` (the first and last are open), so there is one
+    share more than edges. `shares` are of the values that are not null and sum to 1; `null_share` is of all rows.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    null_share: float
+
+
+@dataclass(frozen=True)
+class PropensityModel:
+    """A boosted model with its calibration and all that scoring and monitoring must know about it.
+
+    `booster` is UBJSON; `calibration_x`, `calibration_y` are the knots from raw to calibrated probability; `baseline` has
+    the bins of every feature on the training slice (weighted) and of `purchase_probability` on the calibration slice;
+    `inputs` is table → Delta version.
+    """
+
+    name: str
+    version: str
+    grain: str
+    features: tuple[str, ...]
+    booster: bytes
+    calibration_x: tuple[float, ...]
+    calibration_y: tuple[float, ...]
+    threshold: float
+    baseline: Mapping[str, ReferenceBins]
+    train_from: date
+    train_to: date
+    label: LabelSettings
+    inputs: Mapping[str, int]
+
+    def predict(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Calibrated P(label = 1) for rows of features (float32, in the order of `features`, NaN = null)."""
+        if len(matrix) == 0:
+            return np.empty(0)
+        raw = _booster(self.booster).inplace_predict(matrix, missing=np.nan)
+        probability: npt.NDArray[np.float64] = np.interp(raw, self.calibration_x, self.calibration_y)
+        return probability
+
+    def save(self, folder: Path) -> None:
+        """Write booster.ubj, calibration.json and model.json."""
+        dates = {"train_from": str(self.train_from), "train_to": str(self.train_to)}
+        body = asdict(self) | dates | {"label": self.label.model_dump(mode="json")}
+        (folder / "booster.ubj").write_bytes(body.pop("booster"))
+        calibration = {"x": body.pop("calibration_x"), "y": body.pop("calibration_y"), "threshold": body.pop("threshold")}
+        (folder / "calibration.json").write_text(json.dumps(calibration), encoding="utf-8")
+        (folder / "model.json").write_text(json.dumps(body, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def read(folder: Path) -> PropensityModel:
+    """The model that `PropensityModel.save` wrote."""
+    body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    baseline = {
+        subject: ReferenceBins(tuple(bins["edges"]), tuple(bins["shares"]), bins["null_share"])
+        for subject, bins in body["baseline"].items()
+    }
+    changed = {
+        "features": tuple(body["features"]),
+        "booster": (folder / "booster.ubj").read_bytes(),
+        "calibration_x": tuple(calibration["x"]),
+        "calibration_y": tuple(calibration["y"]),
+        "threshold": calibration["threshold"],
+        "baseline": baseline,
+        "train_from": date.fromisoformat(body["train_from"]),
+        "train_to": date.fromisoformat(body["train_to"]),
+        "label": LabelSettings.model_validate(body["label"]),
+    }
+    return PropensityModel(**(body | changed))
+
+
+@lru_cache(maxsize=4)
+def _booster(ubj: bytes) -> Any:
+    """Parsed once per process (a Spark worker is one), and bound to one thread: Spark counts a task as one core."""
+    import xgboost
+
+    booster = xgboost.Booster(model_file=bytearray(ubj))
+    booster.set_param({"nthread": 1})
+    return booster

@@ -1,0 +1,134 @@
+"""Published runs in S3: Spark writes the data through S3A, boto3 does what needs a condition or the stored bytes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import boto3
+from botocore.exceptions import ClientError, HTTPClientError
+
+from propensity_spark.errors import PublishConflict
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+_ATTEMPTS = 6
+_FIRST_WAIT_SECONDS = 0.2
+_IN_MEMORY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Published runs under `s3://bucket/prefix`. The version of a small object is its ETag.
+
+    Endpoint, region and credentials come from boto3's default chain (AWS_ENDPOINT_URL for another server).
+    """
+
+    bucket: str
+    prefix: str
+
+    @cached_property
+    def client(self) -> S3Client:
+        return boto3.client("s3")
+
+    def spark_path(self, key: str) -> str:
+        """The location Spark reads or writes for a key."""
+        return f"s3a://{self.bucket}/{self._key(key)}"
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """Content and ETag of a small object; None when there is none."""
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(key))
+        except ClientError as error:
+            if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
+                return None
+            raise
+        return answer["Body"].read(), answer["ETag"]
+
+    def write(self, key: str, body: bytes, expected: str | None) -> None:
+        """PUT a small object if its ETag is still `expected` (None: not there).
+
+        Refused (412, 404), disturbed (409: two conditional writes at once, 5xx) or with the answer lost on the way:
+        read back. Our body there is success, anything else than `expected` is PublishConflict, and while nothing has
+        changed it is tried again a few times with growing waits.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._put_if(key, body, expected)
+                return
+            except (ClientError, HTTPClientError) as error:
+                if isinstance(error, ClientError) and _status(error) not in (404, 409, 412) and _status(error) < 500:
+                    raise
+                found = self.read(key)
+                if found is not None and found[0] == body:
+                    return
+                if (found[1] if found else None) != expected:
+                    raise PublishConflict(
+                        f"{self.spark_path(key)}: expected ETag {expected}, found {found[1] if found else None}: "
+                        "another publisher was faster. Run publish again to publish over it"
+                    ) from error
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every object in a run's folder by file name, nested ones by their relative path."""
+        prefix = self._key(folder) + "/"
+        found = {key.removeprefix(prefix): size for key, size in self._objects(prefix)}
+        return {name: size for name, size in found.items() if name and not name.endswith("/")}
+
+    def open(self, key: str) -> BinaryIO:
+        """The stored bytes, seekable: streamed once into a temporary file. The caller closes it."""
+        answer = self.client.get_object(Bucket=self.bucket, Key=self._key(key))
+        file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
+        for chunk in answer["Body"].iter_chunks(1024 * 1024):
+            file.write(chunk)
+        file.seek(0)
+        return cast(BinaryIO, file)
+
+    def clear(self, folder: str) -> None:
+        """Remove a run's folder that nobody may read yet, manifest first."""
+        keys = [self._key(f"{folder}/_manifest.json"), *(key for key, _ in self._objects(self._key(folder) + "/"))]
+        for key in keys:
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def settle(self, folder: str) -> None:
+        """Drop what Spark leaves beside the data; a stored object is durable as it is."""
+        for name in self.sizes(folder):
+            if not name.startswith("part-"):
+                self.client.delete_object(Bucket=self.bucket, Key=self._key(f"{folder}/{name}"))
+
+    def days(self) -> list[str]:
+        """The `as_of_date=…` prefixes, oldest first."""
+        start = self._key("as_of_date=")
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start, Delimiter="/")
+        found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found)
+
+    @contextmanager
+    def lock(self, day: str) -> Iterator[None]:
+        """No lock: conditional PUTs decide who wins. The *same* run may be published by one process at a time only."""
+        yield
+
+    def _put_if(self, key: str, body: bytes, expected: str | None) -> None:
+        if expected is None:
+            self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, IfNoneMatch="*")
+        else:
+            self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, IfMatch=expected)
+
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            yield from ((entry["Key"], entry["Size"]) for entry in page.get("Contents", []))
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])

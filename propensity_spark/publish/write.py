@@ -1,0 +1,130 @@
+"""Publish the scores of one date: Parquet by Spark, manifest, then `_CURRENT`, in this order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import date
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from propensity_spark.errors import NothingToPublish, PublishConflict, PublishedRunInvalid
+from propensity_spark.publish.manifest import MANIFEST, POINTER, Manifest, Provenance, check_files, describe_part, read_manifest
+from propensity_spark.publish.store import Store, open_store
+from propensity_spark.schemas import published_table
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run that `_CURRENT` points to. `is_new` is false when its files were there already and stayed untouched."""
+
+    location: str
+    run_id: str
+    rows: int
+    is_new: bool
+
+
+def publish_scores(scores: DataFrame, uri: str, as_of: date, *, grain: str, provenance: Provenance, files: int) -> Published:
+    """Make `scores` (gold/scores of one date) the current run of `as_of` at `uri`, in at most `files` part files.
+
+    Readers see the run that was current before, complete, until the pointer moves; then this one, complete. A run that
+    is stored already is left as it is and only made current. Each user's rows are in one file, in order of rank.
+    Raises NothingToPublish for no rows, PublishConflict when somebody else moved the pointer meanwhile.
+    """
+    store = open_store(uri)
+    scores = scores.select(*published_table(grain).column_names)
+    manifest = _plan(scores, as_of, grain, provenance)
+    pointer = f"{manifest.day}/{POINTER}"
+    with store.lock(manifest.day):
+        before = store.read(pointer)
+        is_new = not _is_stored(store, manifest)
+        if is_new:
+            _write_run(store, scores, manifest, files)
+        store.write(pointer, f"run_id={manifest.run_id}\n".encode(), before[1] if before else None)
+    return Published(store.spark_path(manifest.folder), manifest.run_id, manifest.rows, is_new)
+
+
+def _plan(scores: DataFrame, as_of: date, grain: str, provenance: Provenance) -> Manifest:
+    """The manifest, still without files. One job: rows, the one model, and a digest of the content.
+
+    The digest (count, sum and xor of row hashes) does not depend on the order of rows.
+    """
+    row_hash = F.xxhash64(*scores.columns)
+    model = F.struct("model_name", "model_version")
+    found = scores.agg(
+        F.count("*").alias("rows"),
+        F.sum(row_hash.cast("decimal(20,0)")).alias("sum"),
+        F.bit_xor(row_hash).alias("xor"),
+        F.min(model).alias("model"),
+        F.max(model).alias("other_model"),
+    ).collect()[0]
+    if found["rows"] == 0:
+        raise NothingToPublish(
+            f"gold/scores: expected at least one row for as_of_date={as_of}, found none. What was published before stays. "
+            "Run the score stage for this date, or look why it had no candidates"
+        )
+    if found["model"] != found["other_model"]:
+        raise PublishConflict(
+            f"gold/scores: expected the scores of one model for as_of_date={as_of}, found {tuple(found['model'])} and "
+            f"{tuple(found['other_model'])}. Run the score stage for this date again"
+        )
+    digest = f"{found['rows']}:{found['sum']}:{found['xor']}"
+    return Manifest(
+        as_of_date=as_of.isoformat(),
+        run_id=_run_id(digest, as_of, grain, found["model"], provenance),
+        dataset=provenance.dataset,
+        grain=grain,
+        model_name=found["model"]["model_name"],
+        model_version=found["model"]["model_version"],
+        feature_table_versions=dict(provenance.feature_table_versions),
+        input_table_versions=dict(provenance.input_table_versions),
+        config_version=provenance.config_version,
+        code_version=provenance.code_version,
+        scored_at=provenance.scored_at,
+        rows=found["rows"],
+        files=(),
+    )
+
+
+def _run_id(digest: str, as_of: date, grain: str, model: tuple[str, str], provenance: Provenance) -> str:
+    """First 16 hex digits of SHA-256 over scored content, model, code, configuration, data set, grain and date.
+
+    Inputs enter by the content they led to, not by Delta's version numbers: those also move when another date is added
+    or an interrupted stage runs again, and the same scores would then be another run. The numbers are in the manifest.
+    """
+    parts = [digest, as_of.isoformat(), grain, *model, provenance.dataset, provenance.config_version, provenance.code_version]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _is_stored(store: Store, manifest: Manifest) -> bool:
+    """Whether the run is there, complete and undamaged. One that is not has no readers to protect."""
+    try:
+        check_files(store, read_manifest(store, manifest.day, manifest.run_id), hashes=True)
+    except PublishedRunInvalid:
+        return False
+    return True
+
+
+def _write_run(store: Store, scores: DataFrame, manifest: Manifest, files: int) -> None:
+    """Clear what an interrupted attempt left, write the parts, then the manifest from the bytes that are stored."""
+    store.clear(manifest.folder)
+    order = [name for name in ("user_id", "rank") if name in scores.columns]
+    (
+        scores.repartition(files, "user_id")
+        .sortWithinPartitions(*order)
+        .write.mode("append")
+        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+        .option("compression", "snappy")
+        .parquet(store.spark_path(manifest.folder))
+    )
+    store.settle(manifest.folder)
+    parts = tuple(describe_part(store, manifest.folder, name) for name in sorted(store.sizes(manifest.folder)))
+    stored = sum(part.rows for part in parts)
+    if stored != manifest.rows:
+        raise PublishConflict(
+            f"{store.spark_path(manifest.folder)}: expected {manifest.rows} rows, found {stored} in {len(parts)} files: "
+            "the table changed or another process wrote the same run meanwhile. Run publish again"
+        )
+    store.write(f"{manifest.folder}/{MANIFEST}", replace(manifest, files=parts).to_json(), None)

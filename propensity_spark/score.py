@@ -1,0 +1,123 @@
+"""Candidates to probabilities, decisions, segments and ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+
+from propensity_spark.config import ScoreSettings
+from propensity_spark.errors import ConfigurationError, FeatureMismatch
+from propensity_spark.features.registry import FEATURES
+from propensity_spark.predictor import PropensityModel
+from propensity_spark.schemas import grain_key
+
+PROBABILITY = "purchase_probability"
+
+
+def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
+    """`frame` and `purchase_probability` (double, in (0, 1)): the model's calibrated P(label = 1) of every row.
+
+    The features travel to Python as one array of float32 (null: NaN, missing to the model; zero: zero), all other columns
+    stay in the JVM. Raises FeatureMismatch when `frame` lacks a feature of the model or has one that the model never saw.
+    """
+    require_same_features(frame.columns, model)
+
+    def predict(features: pa.Array) -> pa.Array:
+        return pa.array(model.predict(matrix_of(features, len(model.features))), type=pa.float64())
+
+    return frame.withColumn(PROBABILITY, arrow_udf(predict, "double", ArrowUDFType.SCALAR)(packed(model)))
+
+
+def packed(model: PropensityModel) -> Column:
+    """The model's features of a row as one `array<float>`, in the model's order; nulls stay null."""
+    return F.array(*(F.col(name).cast("float") for name in model.features))
+
+
+def matrix_of(arrays: pa.Array, width: int) -> np.ndarray:
+    """Rows of `packed` features as a float32 matrix, null as NaN."""
+    return np.asarray(arrays.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
+
+
+def require_same_features(columns: list[str], model: PropensityModel) -> None:
+    """Raises FeatureMismatch that lists both sides."""
+    known = {feature.name for feature in FEATURES if feature.in_model}
+    missing = [name for name in model.features if name not in columns]
+    unknown = [name for name in columns if name in known and name not in model.features]
+    if missing or unknown:
+        raise FeatureMismatch(
+            f"model {model.name} version {model.version} and the feature table differ: the model needs {missing or 'nothing'} that "
+            f"the table lacks; the table has {unknown or 'nothing'} that the model does not know. Train again with these features, or "
+            "score with a model that was trained on them"
+        )
+
+
+def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) -> DataFrame:
+    """Rows of gold/scores for the candidates in `frame` (key and features), one per key.
+
+    `predicted_purchase`: probability ≥ `score.threshold` (null: the model's own). `segment`: High above `high`, Low below
+    `low`, Medium between, limits included. `rank` (grain `user_item`): 1 = most likely item of the user on that date,
+    equal probabilities by item_id.
+    """
+    key = grain_key(model.grain)
+    probability = F.col(PROBABILITY)
+    threshold = model.threshold if settings.threshold is None else settings.threshold
+    result = (
+        with_probability(frame, model)
+        .select(*key, PROBABILITY)
+        .withColumn("predicted_purchase", probability >= threshold)
+        .withColumn("segment", F.when(probability > settings.high, "High").when(probability < settings.low, "Low").otherwise("Medium"))
+        .withColumn("model_name", F.lit(model.name))
+        .withColumn("model_version", F.lit(model.version))
+    )
+    if model.grain == "user":
+        return result
+    best_first = Window.partitionBy("as_of_date", "user_id").orderBy(probability.desc(), F.col("item_id"))
+    return result.withColumn("rank", F.row_number().over(best_first))
+
+
+def eligible(frame: DataFrame, settings: ScoreSettings) -> DataFrame:
+    """`frame` without the users and items on the blocked lists. Raises ConfigurationError for a list that cannot be used."""
+    for column, path in blocked_lists(settings).items():
+        if column in frame.columns:
+            frame = frame.join(F.broadcast(_blocked(frame.sparkSession, column, path)), column, "left_anti")
+    return frame
+
+
+def blocked_lists(settings: ScoreSettings) -> dict[str, str]:
+    """Key column → the configured CSV of values that are never scored."""
+    lists = {"user_id": settings.blocked_users, "item_id": settings.blocked_items}
+    return {column: path for column, path in lists.items() if path is not None}
+
+
+def blocked_fingerprints(spark: SparkSession, settings: ScoreSettings) -> dict[str, str]:
+    """Key column → SHA-256 of its blocked list as stored, so that a changed list is seen."""
+    found = {}
+    for column, path in blocked_lists(settings).items():
+        try:
+            rows = spark.read.format("binaryFile").load(path).select(F.sha2("content", 256)).orderBy("path").collect()
+        except AnalysisException as error:
+            raise _no_list(column, path) from error
+        found[column] = " ".join(row[0] for row in rows)
+    return found
+
+
+def _blocked(spark: SparkSession, column: str, path: str) -> DataFrame:
+    try:
+        listed = spark.read.csv(path, header=True)
+    except AnalysisException as error:
+        raise _no_list(column, path) from error
+    if column not in listed.columns:
+        raise ConfigurationError(f"{_setting(column)}: {path} has the columns {listed.columns}; expected a CSV with a header {column}")
+    return listed.select(F.trim(column).alias(column)).where(F.col(column).isNotNull()).distinct()
+
+
+def _no_list(column: str, path: str) -> ConfigurationError:
+    return ConfigurationError(f"{_setting(column)}: no such file {path}; expected a CSV with a header {column}, or null for no list")
+
+
+def _setting(column: str) -> str:
+    return "score.blocked_users" if column == "user_id" else "score.blocked_items"

@@ -1,0 +1,54 @@
+"""score: features as of D + the champion → gold/scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from propensity_spark.errors import GateFailed
+from propensity_spark.features.matrix import assemble
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.models import CHAMPION, champion_version, load
+from propensity_spark.run import Outcome, Run, Stage
+from propensity_spark.schemas import Table, scores_table
+from propensity_spark.score import blocked_fingerprints, eligible, scores
+from propensity_spark.stages.label import reads
+
+
+def _execute(run: Run) -> Outcome:
+    settings, table = run.settings, scores_table(run.settings.grain)
+    model = load(settings, CHAMPION)
+    candidates = _as_of(run, USER_ITEM_FEATURES if settings.grain == "user_item" else USER_FEATURES)
+    chosen = eligible(candidates, settings.score)
+    if chosen.isEmpty():
+        raise GateFailed(
+            f"score: no candidate as of {run.as_of} is left to score ({candidates.count()} before the blocked lists): check that activity "
+            "up to this date was ingested and features were run; what was published before stays"
+        )
+    if settings.grain == "user":
+        matrix = assemble(chosen)
+    else:
+        matrix = assemble(_as_of(run, USER_FEATURES), chosen, _as_of(run, MARKET_FEATURES) if settings.has_market else None)
+    run.lake.replace(scores(matrix, model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
+    rows = run.lake.read(table).where(F.col("as_of_date") == F.lit(run.as_of)).count()
+    return Outcome(rows_in=candidates.count(), rows_out=rows, note=f"{rows:,} rows with {model.name} version {model.version}")
+
+
+def _as_of(run: Run, table: Table) -> DataFrame:
+    return run.lake.read(table).where(F.col("as_of_date") == F.lit(run.as_of))
+
+
+def _depends_on(run: Run) -> Mapping[str, str]:
+    return {"champion": champion_version(run.settings) or "none", **blocked_fingerprints(run.spark, run.settings.score)}
+
+
+STAGE = Stage(
+    name="score",
+    promise="every candidate once per as-of date; same inputs, same bytes",
+    execute=_execute,
+    reads=reads,
+    writes=lambda settings: (scores_table(settings.grain),),
+    depends_on=_depends_on,
+)

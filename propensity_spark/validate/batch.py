@@ -1,0 +1,139 @@
+"""What one validate run has to judge: new batches of bronze, quarantined rows that may be fine by now, silver rows nearby."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from propensity_spark.run import Run
+from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
+from propensity_spark.validate.parse import PROVENANCE, Clock, parse
+from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
+from propensity_spark.validate.settle import NEIGHBOUR_DAYS, entity_of, settle
+
+ORDER: tuple[Table, ...] = (ITEMS, USERS, CORPORATE_ACTIONS, BARS, ACTIVITY)  # who is known is decided before who acts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one table to judge. `ids`: the batches of bronze not validated yet; `delivered`: their rows."""
+
+    table: Table
+    ids: tuple[str, ...]
+    delivered: DataFrame
+    again: DataFrame | None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.ids and self.again is None
+
+
+def next_batch(run: Run, table: Table, reason: str | None = None, replay: bool = False) -> Batch:
+    """The new batches of a table and the quarantined rows to judge again.
+
+    Quarantined rows are those that only rules about other rows have rejected; in a replay all, or those with `reason`,
+    and no new batch. What a broken-off run has quarantined of a batch that is still new is judged with the batch, once.
+    """
+    bronze = run.lake.read_or_empty(BRONZE[table.name])
+    ids = () if replay else _new_ids(run, table)
+    delivered = bronze.where(F.col("batch_id").isin(list(ids)) if ids else F.lit(False))
+    if not run.lake.exists(QUARANTINE):
+        return Batch(table, ids, delivered, None)
+    held = run.lake.read(QUARANTINE).where(F.col("source_table") == table.name)
+    wanted = F.forall("reasons", lambda name: name.isin(rejudged()))
+    if replay:
+        wanted = F.array_contains("reasons", reason) if reason else F.lit(True)
+    held = held.where(wanted & F.col("source").isin([source.name for source in run.settings.sources.get(table.name, ())]))  # type: ignore[call-overload]
+    if ids:
+        deliveries = delivered.select("source", "source_uri", "delivery_id").distinct()
+        held = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_anti")
+    return Batch(table, ids, delivered, None if held.isEmpty() else held)
+
+
+def _new_ids(run: Run, table: Table) -> tuple[str, ...]:
+    """Batches with rows in bronze, or only recorded there as ingested (without any row), that are not validated yet."""
+    done = run.lake.read_or_empty(VALIDATED).where(F.col("table_name") == table.name).select("batch_id")
+    found = run.lake.read_or_empty(BRONZE[table.name]).select("batch_id")
+    if run.lake.exists(DELIVERIES):
+        taken = (F.col("target") == table.name) & (F.col("status") == "ingested") & F.col("batch_id").isNotNull()
+        found = found.union(run.lake.read(DELIVERIES).where(taken).select("batch_id"))
+    return tuple(sorted(row["batch_id"] for row in found.distinct().join(done, "batch_id", "left_anti").collect()))
+
+
+def judge(run: Run, batch: Batch) -> DataFrame:
+    """Every row of the batch, and the silver rows it touches, settled (see settle.settle). Lazy."""
+    table, limits = batch.table, run.settings.validation.rules
+    rules = rules_for(table, limits)
+    clock = Clock.of(run.settings, run.as_of)
+    rows = parse(_rows_to_judge(batch), table, run.settings.sources[table.name], clock)  # type: ignore[index]
+    rows = _with_known(run, rows, table)
+    check_columns(rows, rules, "row")
+    malformed = F.array_contains("problems", "malformed_record")
+    reasons = F.when(malformed, F.col("problems")).otherwise(F.concat("problems", broken(rules, "reject", "row", limits)))
+    rows = rows.withColumns({"reasons": reasons, "warnings": broken(rules, "warn", "row", limits)})
+    return settle(_with_silver(run, rows, table), table, rules, limits, _splits(run, table))
+
+
+def _rows_to_judge(batch: Batch) -> DataFrame:
+    nothing = F.lit(None).cast("array<string>")
+    rows = batch.delivered.select(*PROVENANCE, F.lit("new").alias("origin"), nothing.alias("earlier_reasons"))
+    if batch.again is None:
+        return rows
+    again = batch.again.select(*PROVENANCE, F.lit("quarantine").alias("origin"), F.col("reasons").alias("earlier_reasons"))
+    return rows.unionByName(again) if batch.ids else again
+
+
+def _with_known(run: Run, rows: DataFrame, table: Table) -> DataFrame:
+    """Add user_is_known and item_is_known: true where the data set has no such source, and for events without an item."""
+    sources = run.settings.sources
+    if table.name == "activity":
+        users = run.lake.read_or_empty(USERS).select("user_id") if sources.get("users") else None
+        rows = _mark(rows, users, "user_id", "user_is_known")
+    if table.name in ("activity", "bars"):
+        items = run.lake.read_or_empty(ITEMS).select("item_id") if sources.get("items") else None
+        if items is not None and table.name == "activity" and sources.get("bars"):
+            items = items.union(run.lake.read_or_empty(BARS).select("item_id"))
+        rows = _mark(rows, items, "item_id", "item_is_known")
+    return rows
+
+
+def _mark(rows: DataFrame, known: DataFrame | None, name: str, flag: str) -> DataFrame:
+    if known is None:
+        return rows.withColumn(flag, F.lit(True))
+    marked = rows.join(known.distinct().withColumn(flag, F.lit(True)), name, "left")
+    return marked.withColumn(flag, F.coalesce(flag, F.lit(False)))
+
+
+def _with_silver(run: Run, rows: DataFrame, table: Table) -> DataFrame:
+    """The candidates and the silver rows that they may replace or change the verdict of."""
+    if not run.lake.exists(table):
+        return rows
+    entity = list(entity_of(table))
+    fit = rows.where((F.size("reasons") == 0) & ~F.col("excluded"))
+    empty = F.array().cast("array<string>")
+    silver = run.lake.read(table).withColumns({"reasons": empty, "warnings": empty, "excluded": F.lit(False)})
+    if table.name != "bars":
+        touched = silver.join(fit.select(*entity).distinct(), entity, "left_semi").withColumn("origin", F.lit("silver"))
+        return rows.unionByName(touched, allowMissingColumns=True)
+    spans = fit.groupBy(*entity).agg(F.min("session_date").alias("first_date"), F.max("session_date").alias("last_date"))
+    near = silver.join(spans, entity, "inner")
+    here, start, end = F.col("session_date"), F.col("first_date"), F.col("last_date")
+    near = near.where(here.between(F.date_sub(start, 2 * NEIGHBOUR_DAYS), F.date_add(end, 2 * NEIGHBOUR_DAYS)))
+    affected = here.between(F.date_sub(start, NEIGHBOUR_DAYS), F.date_add(end, NEIGHBOUR_DAYS))
+    near = near.withColumn("origin", F.when(affected, "silver").otherwise("context")).drop("first_date", "last_date")
+    return rows.unionByName(near, allowMissingColumns=True)
+
+
+def _splits(run: Run, table: Table) -> DataFrame | None:
+    if table.name != "bars" or not run.lake.exists(CORPORATE_ACTIONS):
+        return None
+    return run.lake.read(CORPORATE_ACTIONS).where(F.col("action") == "split").select("item_id", "ex_date")
+
+
+def configured(run: Run) -> list[Table]:
+    """Silver tables that have a source, in the order in which they are judged."""
+    return [table for table in ORDER if run.settings.sources.get(table.name)]  # type: ignore[call-overload]
+
+

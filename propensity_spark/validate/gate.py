@@ -1,0 +1,102 @@
+"""The data gate: Great Expectations over the profile of a batch, one suite per table, with Data Docs a person can open."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from propensity_spark.config import GateSettings
+from propensity_spark.errors import GateFailed
+from propensity_spark.run import Run
+from propensity_spark.schemas import Table
+
+_SITE = "data_docs"
+
+
+def limits(table: Table, settings: GateSettings) -> dict[str, tuple[float | None, float | None]]:
+    """Measure → (smallest, greatest) value allowed. A measure that is null for a batch is not judged."""
+    found: dict[str, tuple[float | None, float | None]] = {
+        "rejected_share": (None, settings.max_rejected_share),
+        "rows_kept": (1, None),
+        "rows_per_date_against_earlier": (settings.min_rows_against_earlier, None),
+    }
+    if table.name == "bars":
+        found["session_completeness"] = (settings.min_session_completeness, None)
+    if settings.max_age_days is not None and table.name in ("bars", "activity"):
+        found["age_days"] = (None, settings.max_age_days)
+    if table.name == "activity":
+        found["rows_in"] = (1, None)
+    return found
+
+
+def check(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
+    """Validate the one-row profile and build the Data Docs.
+
+    Raises GateFailed that names table, measures, what was found and expected, and where the docs are. A batch of
+    activity without any event fails; of another table it has nothing to judge. Docs lie in `<lake.root>/ops/data_docs`, or,
+    where the lake's root is not a folder, in a temporary one.
+    """
+    settings = run.settings.validation
+    expected = limits(table, settings.gate_by_table.get(table.name, settings.gate))
+    rows_in = measures.get("rows_in") or 0
+    kept = (measures.get("rows_valid") or 0) + (measures.get("rows_repeated") or 0)
+    observed = {**measures, "rows_kept": kept if rows_in else None}
+    failed, docs = _validate(run, table, {name: observed.get(name) for name in expected}, expected)
+    if failed:
+        listed = "; ".join(f"{name} is {_shown(observed.get(name))}, expected {_range(*expected[name])}" for name in failed)
+        raise GateFailed(
+            f"silver/{table.name}: {listed}. Nothing of the batch was written to silver; see {docs} and the reasons in silver/quarantine. "
+            f"Mend the source or the rule, or change validation.gate_by_table.{table.name} in conf/, and run validate again"
+        )
+
+
+def _validate(run: Run, table: Table, row: dict[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]) -> tuple[list[str], str]:
+    """Names of the failed measures in order, and the path of the docs."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
+    import great_expectations as gx
+    import pandas as pd
+
+    folder = _folder(run.lake.root)
+    context = gx.get_context(mode="file", project_root_dir=str(folder / "great_expectations"))
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    context.variables.data_docs_sites = {_SITE: _site(folder / "data_docs")}
+    context.variables.save()
+    suite = gx.ExpectationSuite(name=table.name)
+    for name, (low, high) in expected.items():
+        suite.add_expectation(gx.expectations.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high))
+    suite = context.suites.add_or_update(suite)
+    asset = context.data_sources.add_or_update_pandas("profiles").add_dataframe_asset(table.name)
+    data = asset.add_batch_definition_whole_dataframe("batch")
+    definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=table.name, data=data, suite=suite))
+    result = definition.run(
+        batch_parameters={"dataframe": pd.DataFrame([row]).astype("float64")}, run_id=gx.RunIdentifier(run_name=run.run_id, run_time=run.started_at)
+    )
+    context.build_data_docs()
+    failed = {outcome.expectation_config.kwargs["column"] for outcome in result.results if not outcome.success}
+    return [name for name in expected if name in failed], str(folder / "data_docs" / "index.html")
+
+
+def _folder(root: str) -> Path:
+    if "://" in root and not root.startswith("file://"):
+        return Path(tempfile.mkdtemp(prefix="propensity-gate-"))
+    return Path(root.removeprefix("file://")).absolute() / "ops"
+
+
+def _site(folder: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)},
+    }
+
+
+def _shown(value: float | None) -> str:
+    return "missing" if value is None else f"{value:g}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"at least {low:g}" if high is None else f"at most {high:g}"

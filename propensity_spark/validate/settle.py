@@ -1,0 +1,126 @@
+"""Which version of each key silver keeps: a pure function of the rows, so that neither order nor batching shows.
+
+The pool holds new rows, quarantined rows that are judged again, and the silver rows they may touch. Among rows fit
+for silver, of each key (known_at included) the content with the greatest payload hash wins; equal content is one row
+with the greatest of its payload hashes; the others are in conflict. Then winners are judged beside their neighbours.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from propensity_spark.config import RuleSettings
+from propensity_spark.schemas import Table
+from propensity_spark.validate.rules import Rule, broken, check_columns
+
+ENTITY = {"activity": ("event_id",), "bars": ("item_id", "bar_size")}  # rows of one entity may decide about each other
+NEIGHBOUR_DAYS = 10  # bars further apart are no neighbours
+
+
+def entity_of(table: Table) -> tuple[str, ...]:
+    """Columns within which rows of the table can decide about each other."""
+    return ENTITY.get(table.name, table.key)
+
+
+def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSettings, splits: DataFrame | None = None) -> DataFrame:
+    """Judged rows → the same rows with `outcome`, `change`, and the reasons and warnings that other rows cause.
+
+    Needs `origin` (new, quarantine, silver or context: a silver row that is only looked at), `reasons`, `warnings` and
+    `excluded`. outcome: valid, repeated, rejected or excluded. change, what silver must do: insert, update (payload
+    hash only), remove; null for nothing. `splits`: item_id and ex_date.
+    """
+    pool = _versions(pool, table)
+    if table.name == "activity":
+        earliest = F.min_by("event_date", F.when(F.col("wins"), F.struct("known_at", "payload_hash")))
+        pool = pool.withColumn("first_event_date", earliest.over(Window.partitionBy("event_id", "slot")))
+    if table.name == "bars":
+        pool = _with_splits(_with_neighbours(pool), splits)
+    check_columns(pool, rules, "set")
+    wins, judged = F.col("wins"), F.col("fit") & (F.col("origin") != "context")
+    conflict = F.array(F.lit("conflicting_key"))
+    beside = broken([rule for rule in rules if rule.name != "conflicting_key"], "reject", "set", limits)
+    pool = pool.withColumn("set_reasons", F.when(~judged, F.array().cast("array<string>")).when(wins, beside).otherwise(conflict))
+    found = F.when(judged & wins, broken(rules, "warn", "set", limits)).otherwise(F.array().cast("array<string>"))
+    pool = pool.withColumn("warnings", F.concat("warnings", found)).withColumn("outcome", _outcome())
+    pool = pool.withColumn("reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons")))
+    pool = pool.withColumn("change", _change())
+    return pool.withColumn("payload_hash", F.when(F.col("change") == "update", F.col("content_hash")).otherwise(F.col("payload_hash")))
+
+
+def _versions(pool: DataFrame, table: Table) -> DataFrame:
+    """Add `fit`, `content`, `content_hash` (greatest payload hash of equal content), `winning_content`, `wins` and `first`.
+
+    `slot` keeps rows that are not fit apart, each by itself. One shuffle by entity and one sort serve every window.
+    """
+    business = [name for name in table.column_names if name != "payload_hash"]
+    values = [F.to_json(name) if name == "attributes" else F.col(name) for name in business]
+    fit = (F.size("reasons") == 0) & ~F.col("excluded")
+    pool = pool.withColumns({"fit": fit, "content": F.xxhash64(*values)})
+    pool = pool.withColumn("slot", F.when(~F.col("fit"), F.xxhash64("source", "source_uri", "delivery_id", "line")))
+    entity = [*entity_of(table), "slot"]
+    keys = [*entity, *[name for name in table.key if name not in entity]]
+    of_content = Window.partitionBy(*keys, "content")
+    in_order = of_content.orderBy(F.col("origin").isin("silver", "context").desc(), F.col("payload_hash").desc())
+    pool = pool.repartition(*[F.col(name) for name in entity])
+    pool = pool.withColumns({"first": F.row_number().over(in_order) == 1, "content_hash": F.max("payload_hash").over(of_content)})
+    winner = F.max(F.struct("payload_hash", "content")).over(Window.partitionBy(*keys))["content"]
+    pool = pool.withColumn("winning_content", winner)
+    return pool.withColumn("wins", F.col("fit") & (F.col("content") == F.col("winning_content")))
+
+
+def _outcome() -> Column:
+    leads = F.col("payload_hash") == F.col("content_hash")
+    broken_here = F.size("set_reasons") > 0
+    return (
+        F.when(F.col("excluded"), "excluded")
+        .when(~F.col("fit") | (broken_here & leads), "rejected")
+        .when(F.col("first") & ~broken_here, "valid")
+        .otherwise("repeated")
+    )
+
+
+def _change() -> Column:
+    silver, valid = F.col("origin") == "silver", F.col("outcome") == "valid"
+    stale = F.col("payload_hash") != F.col("content_hash")
+    return (
+        F.when(silver & ~valid, "remove")
+        .when(silver & stale, "update")
+        .when(valid & F.col("origin").isin("new", "quarantine"), "insert")
+    )
+
+
+def _with_neighbours(pool: DataFrame) -> DataFrame:
+    """Add previous_close, next_close and next_date: the latest known, not deleted version of the item's bars before and after.
+
+    Null where there is none within NEIGHBOUR_DAYS days.
+    """
+    pool = pool.withColumn("moment", F.unix_micros("ts"))
+    item = Window.partitionBy("item_id", "bar_size", "slot")
+    version = F.when(F.col("wins"), F.struct("known_at", "payload_hash"))
+    latest = F.max(version).over(Window.partitionBy("item_id", "bar_size", "slot", "ts"))
+    counts = F.col("wins") & (version == latest) & ~F.col("is_deleted")
+    pool = pool.withColumn("shown", F.when(counts, F.struct("close", "session_date")))
+    seen = F.last("shown", ignorenulls=True)
+    before = seen.over(item.orderBy("moment").rangeBetween(Window.unboundedPreceding, -1))
+    after = seen.over(item.orderBy(F.col("moment").desc()).rangeBetween(Window.unboundedPreceding, -1))
+    pool = pool.withColumns({"before": before, "after": after})
+    near_before = F.datediff("session_date", F.col("before.session_date")) <= NEIGHBOUR_DAYS
+    near_after = F.datediff(F.col("after.session_date"), "session_date") <= NEIGHBOUR_DAYS
+    return pool.withColumns(
+        {
+            "previous_close": F.when(near_before, F.col("before.close")),
+            "next_close": F.when(near_after, F.col("after.close")),
+            "next_date": F.when(near_after, F.col("after.session_date")),
+        }
+    ).drop("before", "after", "shown", "moment")
+
+
+def _with_splits(pool: DataFrame, splits: DataFrame | None) -> DataFrame:
+    """Add split_here and split_next: whether a split of the item has its ex-date on the bar's date, on the next bar's date."""
+    if splits is None:
+        return pool.withColumns({"split_here": F.lit(False), "split_next": F.lit(False)})
+    here = splits.select("item_id", F.col("ex_date").alias("session_date"), F.lit(True).alias("split_here")).distinct()
+    following = here.select("item_id", F.col("session_date").alias("next_date"), F.lit(True).alias("split_next"))
+    pool = pool.join(F.broadcast(here), ["item_id", "session_date"], "left").join(F.broadcast(following), ["item_id", "next_date"], "left")
+    return pool.withColumns({name: F.coalesce(name, F.lit(False)) for name in ("split_here", "split_next")})

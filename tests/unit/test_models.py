@@ -1,0 +1,101 @@
+"""The registry: versions, aliases, and that what is loaded predicts what was registered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+
+from propensity_spark import models
+from propensity_spark.config import LabelSettings, Settings
+from propensity_spark.errors import ConfigurationError, NoChampion
+from propensity_spark.predictor import PropensityModel, ReferenceBins
+
+MATRIX = np.array([[0.0, 1.0], [np.nan, 0.5], [1.0, 0.0]], dtype=np.float32)
+
+
+def settings(root: str) -> Settings:
+    return Settings.model_validate({"dataset": "t", "lake": {"root": root}, "publish": {"uri": "out"}, "sources": {}})
+
+
+def small_model() -> PropensityModel:
+    random = np.random.default_rng(2)
+    matrix = random.random((200, 2))
+    booster = xgboost.train({"max_depth": 2, "objective": "binary:logistic"}, xgboost.DMatrix(matrix, matrix[:, 0] > 0.5), 3)
+    return PropensityModel(
+        name="propensity",
+        version="",
+        grain="user",
+        features=("recency_days", "frequency_30d"),
+        booster=bytes(booster.save_raw("ubj")),
+        calibration_x=(0.0, 0.3, 1.0),
+        calibration_y=(0.01, 0.2, 0.9),
+        threshold=0.25,
+        baseline={"recency_days": ReferenceBins((1.0, 2.0), (0.5, 0.25, 0.25), 0.1)},
+        train_from=date(2024, 1, 5),
+        train_to=date(2024, 2, 2),
+        label=LabelSettings(horizon_days=30),
+        inputs={"gold/training_set": 4},
+    )
+
+
+def register(configured: Settings, fingerprint: str) -> str:
+    return models.register(
+        configured,
+        small_model(),
+        fingerprint=fingerprint,
+        params={"max_depth": 2},
+        metrics={"loss": 0.5},
+        documents={"features.json": {"n": 2}},
+    )
+
+
+def test_from_the_first_version_to_a_new_champion(tmp_path: Path) -> None:
+    configured = settings(str(tmp_path / "lake"))
+    assert models.champion_version(configured) is None
+    assert not (tmp_path / "lake").exists()
+    with pytest.raises(NoChampion, match="has no champion yet"):
+        models.load(configured, models.CHAMPION)
+
+    assert models.registered(configured, "one") is None
+    assert register(configured, "one") == "1"
+    assert models.load(configured, models.CHALLENGER) == replace(small_model(), version="1")
+    assert models.champion_version(configured) is None
+
+    models.promote(configured, "1")
+    assert register(configured, "two") == "2"
+    assert (models.champion_version(configured), models.version_of(configured, models.CHALLENGER)) == ("1", "2")
+    assert models.registered(configured, "one") == "1"
+    assert models.version_of(configured, models.CHALLENGER) == "1"
+
+    report = tmp_path / "report.json"
+    report.write_text("{}", encoding="utf-8")
+    models.log_evaluation(configured, "2", {"roc_auc": 0.75}, [report])
+    client = mlflow.MlflowClient()
+    run = client.get_run(client.get_model_version("propensity", "2").run_id)
+    assert run.data.metrics == {"loss": 0.5, "roc_auc": 0.75}
+    assert run.data.params == {"max_depth": "2"}
+    assert run.data.tags["input.gold/training_set"] == "4"
+    assert [found.path for found in client.list_artifacts(run.info.run_id, "evaluation")] == ["evaluation/report.json"]
+
+    served = mlflow.pyfunc.load_model("models:/propensity/2")
+    frame = pd.DataFrame(MATRIX.astype(float), columns=["recency_days", "frequency_30d"])
+    assert served.predict(frame).tolist() == small_model().predict(MATRIX).tolist()
+    assert served.metadata.get_input_schema().input_names() == ["recency_days", "frequency_30d"]
+
+
+def test_an_embedded_store_needs_a_local_lake() -> None:
+    with pytest.raises(ConfigurationError, match="mlflow.tracking_uri: is null"):
+        models.champion_version(settings("s3a://bucket/lake"))
+
+
+def test_calibration_is_applied(tmp_path: Path) -> None:
+    model = small_model()
+    raw = replace(model, calibration_x=(0.0, 1.0), calibration_y=(0.0, 1.0)).predict(MATRIX)
+    assert model.predict(MATRIX).tolist() == np.interp(raw, [0.0, 0.3, 1.0], [0.01, 0.2, 0.9]).tolist()

@@ -1,0 +1,190 @@
+"""Splits, the fit, calibration, the threshold and the reference bins."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from propensity_spark.config import Settings, TrainSettings
+from propensity_spark.errors import ConfigurationError, NotEnoughHistory
+from propensity_spark.predictor import ReferenceBins
+from propensity_spark.train.calibrate import Histogram, best_threshold, histogram, isotonic
+from propensity_spark.train.challenger import challenger
+from propensity_spark.train.fit import arranged, fit
+from propensity_spark.train.reference import feature_bins, score_bins
+from propensity_spark.train.split import split_dates
+from propensity_spark.train.tune import tune
+
+FRIDAY = date(2024, 1, 5)
+SHARE = 0.25
+FEATURES = ["signal", "noise", "sparse"]
+TRAIN = TrainSettings(rounds=30, early_stopping_rounds=5, params={"max_depth": 3, "learning_rate": 0.3})
+
+
+def settings(**sections: object) -> Settings:
+    body = {
+        "dataset": "t",
+        "grain": "user",
+        "lake": {"root": "lake"},
+        "publish": {"uri": "out"},
+        "sources": {},
+        "train": TRAIN.model_dump(),
+        "split": {"test_dates": 2, "calibration_dates": 1, "validation_dates": 1, "min_train_dates": 3},
+    }
+    return Settings.model_validate(body | sections)
+
+
+def weekly(count: int) -> list[date]:
+    return [FRIDAY + timedelta(weeks=n) for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def training_set(spark: SparkSession) -> DataFrame:
+    """6,000 users a slice; label 1 with probability 0.02 to 0.4 by `signal`; `sparse` is half zero, a third null.
+
+    Negatives of train and validation are thinned to a quarter and weighted by 4.
+    """
+    random = np.random.default_rng(5)
+    parts = []
+    for number, name in enumerate(("train", "validation", "calibration")):
+        n = 6000
+        signal = random.random(n)
+        label = (random.random(n) < 0.02 + 0.38 * signal**2).astype(int)
+        sparse = np.where(random.random(n) < 0.5, 0.0, random.random(n))
+        part = pd.DataFrame({"signal": signal, "noise": random.random(n), "sparse": sparse, "label": label})
+        part.loc[random.random(n) < 1 / 3, "sparse"] = np.nan
+        part["user_id"] = [f"u{i:05d}" for i in range(n)]
+        part["as_of_date"] = FRIDAY + timedelta(weeks=4 * number)
+        part["split"] = name
+        thinned = (name != "calibration") & (label == 0)
+        part["sample_weight"] = np.where(thinned, 1 / SHARE, 1.0)
+        parts.append(part[~thinned | (random.random(n) < SHARE)])
+    frame = spark.createDataFrame(pd.concat(parts).astype({"label": "int32"}))
+    frame = frame.replace(float("nan"), None, subset=["sparse"])
+    return frame.cache()
+
+
+def test_slices_are_in_time_order_with_the_horizon_purged() -> None:
+    slices = split_dates(settings(label={"horizon_days": 10}), weekly(12), FRIDAY, FRIDAY)
+    days = weekly(12)
+    assert slices == {"train": days[:5], "validation": [days[6]], "calibration": [days[8]], "test": days[10:]}
+    assert list(slices) == ["train", "validation", "calibration", "test"]
+
+
+def test_a_horizon_of_one_step_purges_nothing() -> None:
+    slices = split_dates(settings(label={"horizon_days": 7}), weekly(7), FRIDAY, FRIDAY)
+    assert [day for part in slices.values() for day in part] == weekly(7)
+
+
+def test_too_few_dates_says_from_when_on_events_are_needed() -> None:
+    days = weekly(6)
+    with pytest.raises(NotEnoughHistory) as error:
+        split_dates(settings(label={"horizon_days": 7}), days, FRIDAY, FRIDAY + timedelta(weeks=6))
+    text = str(error.value)
+    assert "6 as-of dates with a closed label window (2024-01-05 to 2024-02-09)" in text
+    assert "needs 7 of them, back to 2023-12-29" in text
+    assert "Load 7 more days of events (the first is of 2024-01-05)" in text
+
+
+def test_too_short_a_schedule_says_how_many_dates_to_ask_for() -> None:
+    with pytest.raises(NotEnoughHistory, match=r"Set schedule.dates to 7 or more \(now 40\)"):
+        split_dates(settings(label={"horizon_days": 7}), weekly(6), date(2020, 1, 1), date(2024, 3, 1))
+
+
+def test_no_date_at_all_counts_back_from_the_as_of_date() -> None:
+    with pytest.raises(NotEnoughHistory, match="0 as-of dates with a closed label window; the split needs 7 of them, back to 2024-01-05"):
+        split_dates(settings(label={"horizon_days": 7}), [], date(2024, 2, 20), date(2024, 2, 23))
+
+
+def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame) -> None:
+    models = {
+        fit(arranged(rows, FEATURES, ["user_id", "as_of_date"], 2), FEATURES, TRAIN.model_copy(update={"num_workers": 2})).booster
+        for rows in (training_set, training_set.repartition(5, "noise"))
+    }
+    assert len(models) == 1
+
+
+def test_zero_is_a_value_and_null_is_missing(spark: SparkSession) -> None:
+    rows = [(f"u{n}", value, int(value == 0.0), 1.0, "train" if n % 4 else "validation") for n in range(400) for value in (0.0, None)]
+    frame = spark.createDataFrame(rows, "user_id string, x double, label int, sample_weight double, split string")
+    fitted = fit(arranged(frame, ["x"], ["user_id", "label"], 1), ["x"], TRAIN)
+    assert fitted.validation_log_loss < 0.1
+
+
+def test_more_workers_than_slots_are_refused(training_set: DataFrame) -> None:
+    with pytest.raises(ConfigurationError, match="train.num_workers: 99 workers must run at once, Spark has 2"):
+        fit(training_set, FEATURES, TRAIN.model_copy(update={"num_workers": 99}))
+
+
+def test_tune_takes_the_candidate_with_the_smallest_validation_loss(training_set: DataFrame) -> None:
+    blind, seeing = {"max_depth": 1, "learning_rate": 0.001}, {"max_depth": 3}
+    train = TRAIN.model_copy(update={"rounds": 5, "candidates": (blind, seeing)})
+    trials = tune(training_set, FEATURES, ["user_id", "as_of_date"], train)
+    assert [trial.params["max_depth"] for trial in trials] == [3, 1]
+    assert trials[0].validation_log_loss < trials[1].validation_log_loss
+
+
+def test_probabilities_are_right_on_unsampled_rows(training_set: DataFrame) -> None:
+    model, _ = challenger(training_set, FEATURES, settings(), {"gold/training_set": 3})
+    rows = training_set.where("split = 'calibration'").toPandas()
+    probability = model.predict(rows[FEATURES].to_numpy(dtype=np.float32))
+    assert probability.mean() == pytest.approx(rows["label"].mean(), rel=0.03)
+    assert ((probability > 0) & (probability < 1)).all()
+    top = rows["signal"] > 0.9
+    assert probability[top].mean() == pytest.approx(rows.loc[top, "label"].mean(), abs=0.05)
+    assert (model.train_from, model.train_to, model.inputs) == (FRIDAY, FRIDAY, {"gold/training_set": 3})
+    assert set(model.baseline) == {*FEATURES, "purchase_probability"}
+    again, _ = challenger(training_set, FEATURES, settings(), {"gold/training_set": 3})
+    assert again == model
+
+
+def test_histogram_counts_every_row_once(spark: SparkSession) -> None:
+    rows = [(0.0, 0), (1.0, 1), (0.5, 1), (0.5, 0), (0.2, 0)]
+    counted = histogram(spark.createDataFrame(rows, "purchase_probability double, label int"))
+    assert counted.rows.tolist() == [1, 1, 2, 1]
+    assert counted.positives.tolist() == [0, 0, 1, 1]
+    assert counted.centre[1:3] == pytest.approx([0.2, 0.5], abs=0.001)
+    assert (counted.lower < counted.centre).all()
+
+
+def test_isotonic_line_rises_strictly_through_the_blocks() -> None:
+    scores = Histogram(
+        lower=np.array([0.05, 0.15, 0.25, 0.35]),
+        centre=np.array([0.1, 0.2, 0.3, 0.4]),
+        rows=np.array([10.0, 10.0, 10.0, 10.0]),
+        positives=np.array([0.0, 4.0, 2.0, 9.0]),
+    )
+    x, y = isotonic(scores)
+    assert x.tolist() == pytest.approx([0.0, 0.1, 0.25, 0.4, 1.0])
+    assert y[1:-1].tolist() == pytest.approx([1 / 42, 0.3, 0.9])
+    assert (np.diff(y) > 0).all()
+    assert 0 < y[0] < y[-1] < 1
+    assert best_threshold(scores, x, y) == pytest.approx(float(np.interp(0.35, x, y)))  # F1 there: 18/25, one bin lower 22/35
+
+
+def test_one_block_is_a_constant_with_a_slight_slope() -> None:
+    scores = Histogram(lower=np.array([0.4]), centre=np.array([0.5]), rows=np.array([8.0]), positives=np.array([2.0]))
+    x, y = isotonic(scores)
+    assert x.tolist() == [0.0, 0.5, 1.0]
+    assert y.tolist() == pytest.approx([0.2475, 0.25, 0.2575])
+
+
+def test_feature_bins_count_by_weight(spark: SparkSession) -> None:
+    rows = [(float(n), 0.0, None, 1.0) for n in range(1, 9)] + [(9.0, None, None, 2.0)]
+    frame = spark.createDataFrame(rows, "x double, mostly double, nothing double, sample_weight double")
+    bins = feature_bins(frame, ["x", "mostly", "nothing"], 3)
+    assert bins["x"] == ReferenceBins((3.0, 6.0), (0.3, 0.3, 0.4), 0.0)
+    assert bins["mostly"] == ReferenceBins((0.0,), (1.0, 0.0), 0.2)
+    assert bins["nothing"] == ReferenceBins((), (0.0,), 1.0)
+
+
+def test_score_bins_share_the_histogram_evenly() -> None:
+    lower = np.linspace(0.0, 0.9, 10)
+    scores = Histogram(lower=lower, centre=lower + 0.05, rows=np.full(10, 5.0), positives=np.zeros(10))
+    bins = score_bins(scores, np.array([0.0, 1.0]), np.array([0.0, 0.5]), 5)
+    assert bins.edges == pytest.approx((0.1, 0.2, 0.3, 0.4))
+    assert bins.shares == pytest.approx((0.2, 0.2, 0.2, 0.2, 0.2))
