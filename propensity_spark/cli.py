@@ -213,6 +213,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     console = Console()
     for run in verify(options.uri, options.as_of):
-        line = f"as_of_date={run.as_of_date} run_id={run.run_id}: {run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}: as its manifest says"
+        held = f"{run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}"
+        line = f"as_of_date={run.as_of_date} run_id={run.run_id}: {held}: as its manifest says"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

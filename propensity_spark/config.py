@@ -21,7 +21,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from propensity_spark.errors import ConfigurationError
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+_PACKAGE = Path(__file__).resolve().parent
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+"""Settings: in a wheel inside the package, in a checkout beside it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -163,9 +165,13 @@ class TrainSettings(Section):
 
 
 class EvaluateSettings(Section):
+    """`new_user_days`: a user whose first event is fewer days before D counts as new in the report."""
+
     bootstrap_rounds: Positive = 200
     bins: Positive = 2000
     shap_rows: Positive = 2000
+    new_user_days: Positive = 30
+    seed: Count = 11
     auc_margin_over_baseline: float = 0.0
     auc_margin_over_champion: float = 0.0
     max_calibration_error: Share = 0.05
@@ -378,9 +384,9 @@ def load_settings(
         merged["data"] = data
     words = {"dataset": dataset, "data": merged.get("data")}
     merged = _substitute(merged, words)
-    root = merged.get("lake", {}).get("root")
+    lake = merged.get("lake")
     try:
-        return Settings.model_validate(_substitute(merged, {"lake_root": root}))
+        return Settings.model_validate(_substitute(merged, {"lake_root": lake.get("root") if isinstance(lake, dict) else None}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error, origin)) from error
 
@@ -421,14 +427,14 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], source: str, origin: di
             origin[path] = source
 
 
-def _substitute(value: Any, words: Mapping[str, str | None]) -> Any:
+def _substitute(value: Any, words: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
         return {key: _substitute(item, words) for key, item in value.items()}
     if isinstance(value, list):
         return [_substitute(item, words) for item in value]
     if isinstance(value, str):
         for word, replacement in words.items():
-            if replacement is not None:
+            if isinstance(replacement, str):
                 value = value.replace(f"{{{word}}}", replacement)
     return value
 

@@ -51,16 +51,11 @@ def purchases(activity: DataFrame, dates: Sequence[date], label: LabelSettings, 
     )
 
 
-def labels(keys: DataFrame, activity: DataFrame, dates: Sequence[date], label: LabelSettings, *, grain: str, as_of: date) -> DataFrame:
-    """One row per row of `keys` on one of the dates, with `label` (int): 1 when the key is among the `purchases`, else 0."""
-    key = grain_key(grain)
-    bought = purchases(activity, dates, label, grain=grain, as_of=as_of).withColumn("bought", F.lit(1))
-    return (
-        keys.where(F.col("as_of_date").isin(*dates))
-        .join(bought, list(key), "left")
-        .withColumn("label", F.coalesce("bought", F.lit(0)).cast("int"))
-        .drop("bought")
-    )
+def labels(keys: DataFrame, bought: DataFrame, grain: str) -> DataFrame:
+    """`keys` and `label` (int): 1 when the key is among the `purchases` given as `bought`, else 0. As many rows as `keys`."""
+    key = list(grain_key(grain))
+    marked = bought.select(*key, F.lit(1).alias("bought"))
+    return keys.join(marked, key, "left").withColumn("label", F.coalesce("bought", F.lit(0)).cast("int")).drop("bought")
 
 
 def sampled(labelled: DataFrame, slices: Mapping[str, Sequence[date]], sampling: SamplingSettings, grain: str) -> DataFrame:

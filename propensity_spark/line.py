@@ -68,10 +68,10 @@ def run_stage(
             outcome = stage.execute(run)
         except BaseException as error:
             log.error("failed: %s", error)
-            _record(run, stage, fingerprint, inputs, Outcome(0, 0), time.monotonic() - clock, error)
+            _record(run, stage, fingerprint, inputs, outcome=Outcome(0, 0), seconds=time.monotonic() - clock, error=error)
             raise
         seconds = time.monotonic() - clock
-        _record(run, stage, fingerprint, inputs, outcome, seconds, None)
+        _record(run, stage, fingerprint, inputs, outcome=outcome, seconds=seconds, error=None)
         log.info("succeeded", extra={"seconds": round(seconds, 3), "outcome": asdict(outcome)})
     return outcome, seconds
 
@@ -119,7 +119,7 @@ def _is_up_to_date(run: Run, stage: Stage, fingerprint: str) -> bool:
 
 
 def _record(
-    run: Run, stage: Stage, fingerprint: str, inputs: dict[str, int], outcome: Outcome, seconds: float, error: BaseException | None
+    run: Run, stage: Stage, fingerprint: str, inputs: dict[str, int], *, outcome: Outcome, seconds: float, error: BaseException | None
 ) -> None:
     row = {
         "run_id": run.run_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,9 @@ def register(
 
     client = _client(settings)
     name = settings.mlflow.model_name
-    with mlflow.start_run(experiment_id=_experiment(client, settings)) as run, tempfile.TemporaryDirectory() as parent:
+    experiment = _experiment(client, settings)
+    with mlflow.start_run(experiment_id=experiment) as run, tempfile.TemporaryDirectory() as parent, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)  # the signature is stated below
         mlflow.log_params(params)
         mlflow.log_metrics(dict(metrics))
         mlflow.set_tags({f"input.{table}": str(version) for table, version in model.inputs.items()})

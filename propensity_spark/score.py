@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import ArrowUDFType, arrow_udf
+from pyspark.sql.pandas.functions import arrow_udf
 
 from propensity_spark.config import ScoreSettings
 from propensity_spark.errors import ConfigurationError, FeatureMismatch
@@ -29,7 +29,8 @@ def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
     def predict(features: pa.Array) -> pa.Array:
         return pa.array(model.predict(matrix_of(features, len(model.features))), type=pa.float64())
 
-    return frame.withColumn(PROBABILITY, arrow_udf(predict, "double", ArrowUDFType.SCALAR)(packed(model)))
+    probability = arrow_udf(predict, "double")  # type: ignore[call-overload]  # its kind is told by the hints of predict
+    return frame.withColumn(PROBABILITY, probability(packed(model)))
 
 
 def packed(model: PropensityModel) -> Column:

@@ -38,7 +38,7 @@ class Lake:
     def exists(self, table: Table) -> bool:
         if self.settings.catalog:
             return self.spark.catalog.tableExists(self.location(table))
-        return DeltaTable.isDeltaTable(self.spark, self.location(table))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.location(table)))
 
     def read(self, table: Table) -> DataFrame:
         """The table's declared columns. Raises TableMissing when no stage has written it yet."""

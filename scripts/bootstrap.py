@@ -18,7 +18,7 @@ VENV, JARS = ROOT / ".venv", ROOT / ".jars"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS, JARS_LOCK = ROOT / "requirements.lock", ROOT / "jars.lock"
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 (the system may have an older one)
     sys.exit(
         f"set-up: Python 3.11 or newer is needed, found {sys.version_info[0]}.{sys.version_info[1]} ({sys.executable}). "
         "Install one and name it: make setup PYTHON=python3.12"
@@ -54,7 +54,8 @@ def make_environment() -> None:
         if made.returncode != 0:
             raise EnvironmentMissing(
                 f"{sys.executable} cannot make a virtual environment: {(made.stdout + made.stderr).strip()}\n"
-                "Install its venv module (Debian, Ubuntu: sudo apt-get install python3-venv) or name another Python: make setup PYTHON=python3.12"
+                "Install its venv module (Debian, Ubuntu: sudo apt-get install python3-venv) or name another Python: "
+                "make setup PYTHON=python3.12"
             )
     say("installing the locked packages into .venv; once, a few minutes")
     pip("install", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS))

@@ -53,7 +53,7 @@ def user_weights(user_hashes: NDArray[np.int64], rounds: int, seed: int) -> Floa
     return weights
 
 
-def bootstrap_sums(frame: DataFrame, columns: Sequence[str], cells: int, spread: Sums, rounds: int, seed: int) -> Floats:
+def bootstrap_sums(frame: DataFrame, columns: Sequence[str], spread: Sums, *, cells: int, rounds: int, seed: int) -> Floats:
     """Sums of a value per cell: (cells, 1 + rounds), weighted by the weights of each row's `user_id`.
 
     `spread` turns a chunk of rows (an Arrow table of `columns`, as doubles) into three equally long arrays: the cell
@@ -62,7 +62,7 @@ def bootstrap_sums(frame: DataFrame, columns: Sequence[str], cells: int, spread:
     numbers = [F.col(name).cast("double").alias(name) for name in columns]
     rows = frame.select(F.xxhash64("user_id").alias("user"), *numbers)
 
-    def partial_sums(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def partial_sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         total = np.zeros((cells, 1 + rounds))
         for chunk in _chunks(batches):
             hashes, users = np.unique(chunk["user"].to_numpy(), return_inverse=True)
@@ -87,7 +87,7 @@ def bootstrap_totals(frame: DataFrame, columns: Sequence[str], rounds: int, seed
         rows = np.tile(np.arange(len(chunk)), len(names))
         return np.repeat(np.arange(len(names)), len(chunk)), rows, np.concatenate([chunk[name].to_numpy() for name in names])
 
-    return bootstrap_sums(frame, names, len(names), spread, rounds, seed)
+    return bootstrap_sums(frame, names, spread, cells=len(names), rounds=rounds, seed=seed)
 
 
 def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import OneClassOnly
-from propensity_spark.evaluate.bootstrap import Floats, bootstrap_sums
+from propensity_spark.evaluate.bootstrap import Floats, Sums, bootstrap_sums
 
 RELIABILITY_BINS = 15
 EDGE_SAMPLE_ROWS = 200_000
@@ -50,11 +50,11 @@ class Tally:
 
     @property
     def total(self) -> Floats:
-        return self.rows.sum(axis=0)
+        return np.asarray(self.rows.sum(axis=0))
 
     @property
     def hits(self) -> Floats:
-        return self.positives.sum(axis=0)
+        return np.asarray(self.positives.sum(axis=0))
 
     def by_group(self, cells: Floats) -> Floats:
         """Bins summed to calibration groups."""
@@ -82,7 +82,9 @@ def find_edges(frame: DataFrame, scores: Sequence[str], bins: int, cuts: Mapping
 def _edges(values: Floats, label: NDArray[Any], bins: int, cut: float | None) -> Edges:
     groups = _quantiles(values, RELIABILITY_BINS)
     distinct = np.unique(values)
-    fine = distinct[1:] if len(distinct) <= bins else np.concatenate([_quantiles(values, bins // 2), _quantiles(values[label > 0], bins // 2)])
+    fine = (
+        distinct[1:] if len(distinct) <= bins else np.concatenate([_quantiles(values, bins // 2), _quantiles(values[label > 0], bins // 2)])
+    )
     return Edges(np.unique(np.concatenate([fine, groups, [cut] if cut is not None else []])), groups)
 
 
@@ -91,44 +93,47 @@ def _quantiles(values: Floats, parts: int) -> Floats:
     if len(values) == 0:
         return np.empty(0)
     cuts = np.unique(np.quantile(values, np.arange(1, parts) / parts, method="inverted_cdf"))
-    return cuts[cuts > values.min()]
+    return np.asarray(cuts[cuts > values.min()])
 
 
 def tally(frame: DataFrame, edges: Mapping[str, Edges], rounds: int, seed: int, missed: Floats | None = None) -> dict[str, Tally]:
     """Count `frame` (user_id, label 0/1, one column of probabilities per score in `edges`) in one pass.
 
-    Raises OneClassOnly when the label has only zeros or only ones.
+    A row whose score is null is left out of that score's tally. `missed`: weighted purchases outside the candidates.
     """
     starts, cells = {}, 0
     for score, edge in edges.items():
         starts[score] = cells
         cells += 2 * (len(edge.bins) + 1) + len(edge.groups) + 1 + 2
-    sums = bootstrap_sums(frame, ["label", *edges], cells, _spread(edges, starts), rounds, seed)
+    sums = bootstrap_sums(frame, ["label", *edges], _spread(edges, starts), cells=cells, rounds=rounds, seed=seed)
     nothing = np.zeros(1 + rounds) if missed is None else missed
-    tallies = {score: _read(sums[starts[score] :], edge, nothing) for score, edge in edges.items()}
-    for one in list(tallies.values())[:1]:
-        if one.hits[0] in (0, one.total[0]):
-            found = f"{one.hits[0]:.0f} purchases in {one.total[0]:.0f} rows"
-            raise OneClassOnly(f"evaluation: expected test rows with and without a purchase, found {found}; add test dates or history")
-    return tallies
+    return {score: _read(sums[starts[score] :], edge, nothing) for score, edge in edges.items()}
 
 
-def _spread(edges: Mapping[str, Edges], starts: Mapping[str, int]) -> Callable[[pa.Table], tuple[NDArray[np.int64], NDArray[np.int64], Floats]]:
+def require_both_classes(tally: Tally, rows: str) -> None:
+    """Raises OneClassOnly, naming the `rows`, when none or all of them were purchased."""
+    if tally.hits[0] in (0, tally.total[0]):
+        found = f"{tally.hits[0]:.0f} purchases in {tally.total[0]:.0f} rows"
+        raise OneClassOnly(f"{rows}: expected rows with and without a purchase, found {found}; use more dates or more history")
+
+
+def _spread(edges: Mapping[str, Edges], starts: Mapping[str, int]) -> Sums:
     def spread(chunk: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         label = chunk["label"].to_numpy()
-        bought = np.flatnonzero(label)
-        every, one = np.arange(len(label)), np.ones(len(label))
         cells, rows, values = [], [], []
         for score, edge in edges.items():
-            probability = chunk[score].to_numpy()
-            likelihood = np.clip(np.where(label > 0, probability, 1 - probability), _TINY, 1.0)
+            probability = chunk[score].to_numpy()  # null becomes NaN
+            there = np.flatnonzero(~np.isnan(probability))
+            bought = there[label[there] > 0]
+            probability, y = probability[there], label[there]
+            likelihood = np.clip(np.where(y > 0, probability, 1 - probability), _TINY, 1.0)
             bins, groups, start = len(edge.bins) + 1, len(edge.groups) + 1, starts[score]
             bin_of_row = start + np.searchsorted(edge.bins, probability, side="right")
             group_of_row = start + 2 * bins + np.searchsorted(edge.groups, probability, side="right")
-            last = np.full(len(label), start + 2 * bins + groups)
-            cells += [bin_of_row, bin_of_row[bought] + bins, group_of_row, last, last + 1]
-            rows += [every, bought, every, every, every]
-            values += [one, one[bought], probability, (probability - label) ** 2, -np.log(likelihood)]
+            last = np.full(len(there), start + 2 * bins + groups)
+            cells += [bin_of_row, bin_of_row[y > 0] + bins, group_of_row, last, last + 1]
+            rows += [there, bought, there, there, there]
+            values += [np.ones(len(there)), np.ones(len(bought)), probability, (probability - y) ** 2, -np.log(likelihood)]
         return np.concatenate(cells), np.concatenate(rows), np.concatenate(values)
 
     return spread
@@ -147,7 +152,13 @@ def constant(like: Tally, rate: float) -> Tally:
     squared = hits * (1 - rate) ** 2 + (total - hits) * rate**2
     loss = -hits * np.log(max(rate, _TINY)) - (total - hits) * np.log(max(1 - rate, _TINY))
     return replace(
-        like, edges=Edges(none, none), rows=total[None], positives=hits[None], expected=rate * total[None], squared_error=squared, log_loss=loss
+        like,
+        edges=Edges(none, none),
+        rows=total[None],
+        positives=hits[None],
+        expected=rate * total[None],
+        squared_error=squared,
+        log_loss=loss,
     )
 
 

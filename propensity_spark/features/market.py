@@ -160,7 +160,7 @@ def bar_features(series: DataFrame, key: Sequence[str]) -> DataFrame:
     rows = with_rolling(rows, key, "row", DRAWDOWN, {"peak": F.max("price")})
     rows = with_rolling(rows, key, "row", VOLUME, {"month": F.sum("shares")})
     rows = with_rolling(rows, key, "row", 5, {"week": F.sum("shares")})
-    spread = {"n": F.count("change"), "mean": F.avg("change"), "squares": F.var_pop("change") * F.count("change")}
+    spread = {"n": F.count("change"), "mean": F.avg("change"), "variance": F.var_pop("change")}
     rows = with_rolling(rows, key, "returns", VOLATILITY, spread)
     mean_volume = F.lag(F.col("month_head") + F.coalesce("month_tail", F.lit(0.0))).over(order) / VOLUME
     rows = rows.withColumn("avg_volume_30d", F.when(F.col("row") > VOLUME, mean_volume))
@@ -179,7 +179,7 @@ def _deviation() -> Column:
     """Sample standard deviation from the moments of head and tail (Chan, Golub, LeVeque 1979): nothing cancels."""
     n, m = F.col("n_head"), F.coalesce("n_tail", F.lit(0))
     gap = F.col("mean_head") - F.coalesce("mean_tail", F.col("mean_head"))
-    squares = F.col("squares_head") + F.coalesce("squares_tail", F.lit(0.0)) + gap * gap * (n * m / (n + m))
+    squares = n * F.col("variance_head") + m * F.coalesce("variance_tail", F.lit(0.0)) + gap * gap * (n * m / (n + m))
     return F.sqrt(squares / (VOLATILITY - 1))
 
 

@@ -41,13 +41,18 @@ class Grid:
         table, upcoming = [0] * (days + 1), self.size - 1
         for offset in range(days, -1, -1):
             upcoming = table[offset] = known.get(offset, upcoming)
-        lookup = F.expr(f"array({','.join(map(str, table))})")
+        lookup = _array("int", table)
         offset_of = F.date_diff(day, F.lit(first))
         return F.when(day.isNull() | (offset_of > days), self.size).when(offset_of <= 0, 0).otherwise(F.get(lookup, offset_of))
 
     def day(self, position: Column) -> Column:
         """The as-of date at a position below `size`."""
-        return F.get(F.expr("array(" + ",".join(f"date'{when.isoformat()}'" for when in self.dates) + ")"), position)
+        return F.get(_array("date", self.dates), position)
+
+
+def _array(kind: str, values: Sequence[object]) -> Column:
+    """An array literal made of one text, which the optimizer folds once: thousands of literals would be planned one by one."""
+    return F.split(F.lit(",".join(map(str, values))), ",").cast(f"array<{kind}>")
 
 
 @dataclass(frozen=True)

@@ -125,11 +125,11 @@ def _page_records(text: str) -> Iterator[str]:
                 start = position
                 _, position = _JSON.raw_decode(text, start)
                 yield text[start:position]
-                position = _over_comma(text, position)
+                position = _over_comma(text, position, "]")
             position += 1
         else:
             _, position = _JSON.raw_decode(text, position)
-        position = _over_comma(text, position)
+        position = _over_comma(text, position, "}")
 
 
 def _skip(text: str, position: int) -> int:
@@ -140,8 +140,10 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _over_comma(text: str, position: int) -> int:
+def _over_comma(text: str, position: int, closing: str) -> int:
     position = _skip(text, position)
+    if text[position] not in (",", closing):
+        raise ValueError(f"is no whole JSON object: expected a comma or {closing} at character {position}")
     return _skip(text, position + 1) if text[position] == "," else position
 
 

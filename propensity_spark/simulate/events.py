@@ -74,18 +74,27 @@ def batch_events(settings: SimulateSettings, market: Market, past: Past, zone: s
 
 
 def _lived(settings: SimulateSettings, market: Market, past: Past, batch: int) -> tuple[Crowd, dict[str, Array]]:
-    """The batch's visits of all days below each other, with the day and session of each."""
+    """The batch's visits of all days below each other, with the day and market session of each."""
     parts: list[dict[str, Array]] = []
     crowd = draw_crowd(settings, market, batch)
     for number, session, _, _, visits in live(settings, market, past, batch):
-        rows = len(visits.user)
-        if rows:
-            kept = ("user", "searched", "viewed", "watched", "sold", "ordered", "cancelled", "whole")
-            named = {name: getattr(visits, name) for name in kept}
-            parts.append({"day": np.full(rows, number), "market_session": np.full(rows, session), **named})
-    if not parts:
-        return crowd, {}
-    return crowd, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        count = visits.who.count
+        if count:
+            parts.append(
+                {
+                    "day": np.full(count, number),
+                    "market_session": np.full(count, session),
+                    "user": visits.who.user,
+                    "searched": visits.searched,
+                    "viewed": visits.viewed,
+                    "watched": visits.watched,
+                    "sold": visits.sold,
+                    "ordered": visits.orders.item,
+                    "cancelled": visits.orders.cancelled,
+                    "whole": visits.orders.whole,
+                }
+            )
+    return crowd, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
 def _flatten(days: dict[str, Array], rng: np.random.Generator) -> pd.DataFrame:
@@ -154,7 +163,8 @@ def _position_sold(events: pd.DataFrame, bought: Array, factor: Array) -> Array:
     frame = pd.DataFrame({"pair": pair, "sold": events["type"].to_numpy() == SELL, "shares": kept / factor})
     spell = frame.groupby("pair")["sold"].cumsum() - frame["sold"]
     held = frame.groupby([frame["pair"], spell])["shares"].cumsum().to_numpy()
-    return np.maximum(np.rint(held * factor), 1.0)
+    shares: Array = np.maximum(np.rint(held * factor), 1.0)
+    return shares
 
 
 def _cancellations(events: pd.DataFrame) -> pd.DataFrame:

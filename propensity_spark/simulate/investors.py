@@ -28,7 +28,7 @@ RISK_LEVELS = ("low", "medium", "high")
 _MOOD_MEMORY = 0.97
 _INTEREST_MEMORY = 0.86
 _EXCITEMENT_MEMORY = 0.75
-_CAUTION = np.array([0.9, 0.0, -0.7])
+_CAUTION = np.array([0.9, 0.0, -0.7], np.float32)
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,43 @@ class State:
 
 
 @dataclass(frozen=True)
-class Visits:
-    """The visits of one day, one row each. Item columns hold an item's index, NOTHING, or NO_ITEM.
-
-    `chance` (visits, items) is P(this visit orders the item | everything before its order), for truth.
-    `cancelled` is the number of days after which each order is cancelled, 0 for never; `whole` whether entirely.
-    """
+class Visitors:
+    """Who visits today: `user` of the crowd, `row` and `future` in the state, `seen` row of the day's arrays."""
 
     user: Array
+    row: Array
     future: Array
-    searched: Array
-    viewed: Array
-    watched: Array
-    sold: Array
-    ordered: Array
+    seen: Array
+
+    @property
+    def count(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """(visits, MAX_ORDERS): the item ordered, the days until it is cancelled (0: never), whether entirely; and the chances.
+
+    `chance` (visits, items) is P(this visit orders the item | everything before its order), `chance_any` of any item.
+    """
+
+    item: Array
     cancelled: Array
     whole: Array
     chance: Array
     chance_any: Array
+
+
+@dataclass(frozen=True)
+class Visits:
+    """The visits of one day, one row each. Item columns hold an item's index, NOTHING, or NO_ITEM."""
+
+    who: Visitors
+    searched: Array
+    viewed: Array
+    watched: Array
+    sold: Array
+    orders: Orders
 
 
 def draw_crowd(settings: SimulateSettings, market: Market, batch: int) -> Crowd:
@@ -123,8 +142,8 @@ def draw_crowd(settings: SimulateSettings, market: Market, batch: int) -> Crowd:
         period=period,
         phase=rng.random(n) * period,
         rhythm=rng.uniform(0.0, 2.2, n),
-        trend=rng.normal(0.35, 0.5, n),
-        attention=np.abs(rng.normal(0.3, 0.3, n)),
+        trend=rng.normal(0.35, 0.5, n).astype(np.float32),
+        attention=np.abs(rng.normal(0.3, 0.3, n)).astype(np.float32),
         buying=rng.normal(-0.4, 0.9, n),
         selling=rng.normal(-1.6, 0.6, n),
         ticket=np.exp(rng.normal(7.0, 0.9, n)),
@@ -145,30 +164,32 @@ def step(crowd: Crowd, state: State, day: Day, rng: np.random.Generator, users: 
     shape = state.mood.shape
     state.mood = _MOOD_MEMORY * state.mood + np.sqrt(1 - _MOOD_MEMORY**2) * rng.standard_normal(shape)
     tide = crowd.rhythm[users] * np.cos(2 * np.pi * (day.number - crowd.phase[users]) / crowd.period[users])
-    rate = np.where(crowd.signup[users] <= day.number, crowd.rate[users] * crowd.weekday[users, day.weekday - 1], 0.0) * np.exp(0.5 * tide)
-    rate = rate[:, None] * np.exp(0.45 * state.mood) * (1 + 0.7 * np.minimum(state.excitement, 2))
-    local, future = np.nonzero(rng.random(shape) < -np.expm1(-rate))
+    rate = np.where(crowd.signup[users] <= day.number, crowd.rate[users] * crowd.weekday[users, day.weekday - 1], 0.0)
+    rate = (rate * np.exp(0.5 * tide))[:, None] * np.exp(0.45 * state.mood) * (1 + 0.7 * np.minimum(state.excitement, 2))
+    row, future = np.nonzero(rng.random(shape) < -np.expm1(-rate))
     state.interest *= _INTEREST_MEMORY
     state.excitement *= _EXCITEMENT_MEMORY
-    state.excitement[local, future] += 1
-    user = np.arange(crowd.size)[users][local]
-    appeal = _appeal(crowd, state, day, user, local, future)
-    searched, viewed, watched = _browse(state, day, appeal, local, future, rng)
-    sold = _sell(crowd, state, day, user, local, future, rng)
-    mood = tide[local] * 0.9 + 0.8 * state.mood[local, future] + crowd.buying[user]
-    ordered, cancelled, whole, chance, chance_any = _order(state, day, appeal, mood, local, future, rng)
-    return Visits(user, future, searched, viewed, watched, sold, ordered, cancelled, whole, chance, chance_any)
-
-
-def _appeal(crowd: Crowd, state: State, day: Day, user: Array, local: Array, future: Array) -> Array:
-    """(visits, items) how much each item draws this visitor today; -inf for what is not listed."""
+    state.excitement[row, future] += 1
     seen = future if len(day.buzz) > 1 else np.zeros_like(future)
+    who = Visitors(np.arange(crowd.size)[users][row], row, future, seen)
+    appeal = _appeal(crowd, state, day, who)
+    searched, viewed, watched = _browse(state, appeal, who, rng)
+    sold = _sell(crowd, state, day, who, rng)
+    urge = 0.9 * tide[row] + 0.8 * state.mood[row, future] + crowd.buying[who.user]
+    eager = 0.9 * appeal + 0.9 * np.log1p(state.interest[row, future])
+    orders = _order(state, np.where(day.tradable[seen], eager, -np.inf), urge, who, rng)
+    return Visits(who, searched, viewed, watched, sold, orders)
+
+
+def _appeal(crowd: Crowd, state: State, day: Day, who: Visitors) -> Array:
+    """(visits, items) how much each item draws this visitor today; -inf for what is not listed."""
+    user, seen, pair = who.user, who.seen, (who.row, who.future)
     risk = np.where(day.number >= crowd.risk_change[user], crowd.risk_after[user], crowd.risk[user])
-    appeal = crowd.base[user] + day.buzz[seen]
-    appeal += crowd.trend[user, None].astype(np.float32) * day.momentum[seen]
-    appeal += crowd.attention[user, None].astype(np.float32) * day.volume[seen]
-    appeal -= _CAUTION[risk][:, None].astype(np.float32) * day.risk[seen]
-    appeal += 0.9 * np.log1p(state.interest[local, future]) + 0.5 * (state.lots[local, future] > 0)
+    appeal: Array = crowd.base[user] + day.buzz[seen]
+    appeal += crowd.trend[user, None] * day.momentum[seen]
+    appeal += crowd.attention[user, None] * day.volume[seen]
+    appeal -= _CAUTION[risk][:, None] * day.risk[seen]
+    appeal += 0.9 * np.log1p(state.interest[pair]) + 0.5 * (state.lots[pair] > 0)
     appeal[~day.listed[seen]] = -np.inf
     return appeal
 
@@ -181,62 +202,62 @@ def _pick(weights: Array, count: int, rng: np.random.Generator) -> Array:
     offset = np.arange(rows)[:, None]
     flat = (np.minimum(running / total, 1.0) + offset).ravel()
     picks = np.searchsorted(flat, rng.random((rows, count)) * (1 - 1e-9) + offset, side="right") - offset * items
-    return np.clip(picks, 0, items - 1)
+    chosen: Array = np.clip(picks, 0, items - 1)
+    return chosen
 
 
 def _softmax(appeal: Array) -> Array:
-    top = np.max(appeal, axis=1, keepdims=True, initial=-1e30)
+    """Shares of each row that add up to 1; a row without anything possible is all zeros."""
+    top = np.max(appeal, axis=1, keepdims=True)
     weights = np.exp(appeal - np.where(np.isfinite(top), top, 0.0))
-    return weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    share: Array = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    return share
 
 
-def _browse(state: State, day: Day, appeal: Array, local: Array, future: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Searches, views and watchlist additions; each makes the visitor more interested in its item."""
-    visits = len(local)
+def _browse(state: State, appeal: Array, who: Visitors, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Searches, views and watchlist additions; views and additions make the visitor more interested in their item."""
     picks = _pick(_softmax(appeal), MAX_VIEWS, rng)
-    count = np.minimum(1 + rng.poisson(1.45, visits), MAX_VIEWS)
-    viewed = np.where(np.arange(MAX_VIEWS) < count[:, None], picks, NOTHING)
-    chance = rng.random((visits, 2))
-    searched = np.where(chance[:, 0] < 0.25, picks[:, 0], np.where(chance[:, 0] < 0.5, NO_ITEM, NOTHING))
-    watched = np.where(chance[:, 1] < 0.22, picks[:, 0], NOTHING)
-    row, column = np.nonzero(viewed >= 0)
-    np.add.at(state.interest, (local[row], future[row], viewed[row, column]), 1.0)
+    count = np.minimum(1 + rng.poisson(1.45, who.count), MAX_VIEWS)
+    anything: Array = np.any(np.isfinite(appeal), axis=1)
+    viewed = np.where((np.arange(MAX_VIEWS) < count[:, None]) & anything[:, None], picks, NOTHING)
+    chance = rng.random((who.count, 2))
+    searched = np.where((chance[:, 0] < 0.25) & anything, picks[:, 0], np.where(chance[:, 0] < 0.5, NO_ITEM, NOTHING))
+    watched = np.where((chance[:, 1] < 0.22) & anything, picks[:, 0], NOTHING)
+    visit, column = np.nonzero(viewed >= 0)
+    np.add.at(state.interest, (who.row[visit], who.future[visit], viewed[visit, column]), 1.0)
     chosen = watched >= 0
-    state.interest[local[chosen], future[chosen], watched[chosen]] += 2.0
+    state.interest[who.row[chosen], who.future[chosen], watched[chosen]] += 2.0
     return searched, viewed, watched
 
 
-def _sell(crowd: Crowd, state: State, day: Day, user: Array, local: Array, future: Array, rng: np.random.Generator) -> Array:
+def _sell(crowd: Crowd, state: State, day: Day, who: Visitors, rng: np.random.Generator) -> Array:
     """(visits) the item that is sold entirely, or NOTHING; what has risen is sold sooner."""
-    seen = future if len(day.buzz) > 1 else np.zeros_like(future)
-    held = (state.lots[local, future] > 0) & day.tradable[seen]
-    pick = _pick(held * np.exp(0.5 * day.momentum[seen]), 1, rng)[:, 0]
-    wants = rng.random(len(local)) < 1 / (1 + np.exp(-crowd.selling[user]))
-    sold = np.where(held.any(axis=1) & wants, pick, NOTHING)
+    held = (state.lots[who.row, who.future] > 0) & day.tradable[who.seen]
+    pick = _pick(held * np.exp(0.5 * day.momentum[who.seen]), 1, rng)[:, 0]
+    wants = rng.random(who.count) < 1 / (1 + np.exp(-crowd.selling[who.user]))
+    sold: Array = np.where(held.any(axis=1) & wants, pick, NOTHING)
     gone = sold >= 0
-    state.lots[local[gone], future[gone], sold[gone]] = 0
+    state.lots[who.row[gone], who.future[gone], sold[gone]] = 0
     return sold
 
 
-def _order(
-    state: State, day: Day, appeal: Array, mood: Array, local: Array, future: Array, rng: np.random.Generator
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Orders with their later cancellations, and the chance that they had; an order calms the interest in its item."""
-    visits = len(local)
-    seen = future if len(day.buzz) > 1 else np.zeros_like(future)
-    tradable = day.tradable[seen]
-    eager = 0.9 * appeal + 0.9 * np.log1p(state.interest[local, future])
-    share = _softmax(np.where(tradable, eager, -np.inf))
-    order = np.where(tradable.any(axis=1), 1 / (1 + np.exp(-mood)), 0.0)
+def _order(state: State, eager: Array, urge: Array, who: Visitors, rng: np.random.Generator) -> Orders:
+    """Orders with their later cancellations, and the chance that they had; an order calms the interest in its item.
+
+    `eager` (visits, items) is -inf where no order can be filled; `urge` (visits) is the log odds of ordering at all.
+    """
+    share = _softmax(eager)
+    order = np.where(np.isfinite(eager).any(axis=1), 1 / (1 + np.exp(-urge)), 0.0)
     picks = _pick(share, MAX_ORDERS, rng)
-    chance = rng.random((visits, 2))
-    placed = np.stack([chance[:, 0] < order, (chance[:, 0] < order) & (chance[:, 1] < SECOND_ORDER)], axis=1)
-    ordered = np.where(placed, picks, NOTHING)
-    undo = rng.random((visits, MAX_ORDERS))
-    cancelled = np.where(placed & (undo < CANCEL_RATE), 1 + rng.integers(0, CANCEL_DAYS, (visits, MAX_ORDERS)), 0)
-    whole = rng.random((visits, MAX_ORDERS)) < CANCEL_WHOLE
-    row, column = np.nonzero(placed & ~((cancelled > 0) & whole))
-    np.add.at(state.lots, (local[row], future[row], ordered[row, column]), 1)
-    state.interest[local[row], future[row], ordered[row, column]] *= 0.3
-    chance_of_item = order[:, None] * share * (1 + SECOND_ORDER * (1 - share))
-    return ordered, cancelled, whole, chance_of_item, order
+    chance = rng.random((who.count, 2))
+    first = chance[:, 0] < order
+    placed = np.stack([first, first & (chance[:, 1] < SECOND_ORDER)], axis=1)
+    item = np.where(placed, picks, NOTHING)
+    undo = rng.random((who.count, MAX_ORDERS))
+    cancelled = np.where(placed & (undo < CANCEL_RATE), 1 + rng.integers(0, CANCEL_DAYS, undo.shape), 0)
+    whole = rng.random(undo.shape) < CANCEL_WHOLE
+    visit, slot = np.nonzero(placed & ~((cancelled > 0) & whole))
+    pair = (who.row[visit], who.future[visit], item[visit, slot])
+    np.add.at(state.lots, pair, 1)
+    state.interest[pair] *= 0.3
+    return Orders(item, cancelled, whole, order[:, None] * share * (1 + SECOND_ORDER * (1 - share)), order)

@@ -12,7 +12,8 @@ from datetime import date, timedelta
 import numpy as np
 
 from propensity_spark.calendars import sessions
-from propensity_spark.simulate.market import HALT_RATE, Array, Market, Regime, advance, next_buzz
+from propensity_spark.simulate.generator import HALT_RATE, Regime, advance
+from propensity_spark.simulate.market import Array, Market, next_buzz
 
 _TREND, _VARIANCE, _VOLUME = 0.93, 0.94, 0.95
 _TREND_SPREAD = np.sqrt((1 - _TREND) / (1 + _TREND))
@@ -106,7 +107,7 @@ def history(market: Market, past: Past, last: date | None = None) -> Iterator[Da
         yield Day(number, day.isoweekday(), session, *seen, buzz, listed, traded[session][None, :] if is_session else nothing)
 
 
-def futures(market: Market, past: Past, as_of: date, days: int, count: int, rng: np.random.Generator) -> Iterator[Day]:
+def futures(market: Market, past: Past, as_of: date, days: int, *, count: int, rng: np.random.Generator) -> Iterator[Day]:
     """`count` futures of the calendar days (as_of, as_of + days], each continuing the state at the end of `as_of`.
 
     A simulated market goes on with its own generator; a market of real bars repeats blocks of five of its last 250
@@ -117,7 +118,8 @@ def futures(market: Market, past: Past, as_of: date, days: int, count: int, rng:
     ahead = set(sessions(str(market.calendar), as_of + timedelta(days=1), as_of + timedelta(days=days)))
     averages = past.averages[session]
     perception = Perception(*(np.repeat(part, count, axis=0) for part in (averages.trend, averages.variance, averages.usual_volume)))
-    seen = tuple(np.repeat(part, count, axis=0) for part in past.seen[session])
+    momentum, volume, risk = past.seen[session]
+    seen = (np.repeat(momentum, count, axis=0), np.repeat(volume, count, axis=0), np.repeat(risk, count, axis=0))
     steps = _generated(market, session, count, rng) if market.is_simulated else _repeated(past, session, count, rng)
     buzz = np.repeat(market.buzz[(as_of - start).days][None, :], count, axis=0)
     for offset in range(1, days + 1):
@@ -128,8 +130,8 @@ def futures(market: Market, past: Past, as_of: date, days: int, count: int, rng:
         if day in ahead:
             session += 1
             log_return, surprise = next(steps)
-            volume = market.usual_log_volume + surprise if market.is_simulated else perception.usual_volume + surprise
-            perception, seen = perception.after(log_return, volume)
+            usual = market.usual_log_volume if market.is_simulated else perception.usual_volume
+            perception, seen = perception.after(log_return, usual + surprise)
             listed = np.broadcast_to(market.listed <= session, buzz.shape)
             tradable = listed & (rng.random(buzz.shape) > 2 * HALT_RATE if market.is_simulated else True)
         yield Day((day - start).days, day.isoweekday(), session, *seen, buzz.astype(np.float32), listed, tradable)

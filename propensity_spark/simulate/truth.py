@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -20,13 +21,23 @@ from pyspark.sql import SparkSession
 from propensity_spark.config import Settings, SimulateSettings
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.simulate.events import live
-from propensity_spark.simulate.investors import CANCEL_DAYS, CANCEL_RATE, CANCEL_WHOLE, NOTHING, Crowd, State, Visits, step
+from propensity_spark.simulate.investors import CANCEL_DAYS, CANCEL_RATE, CANCEL_WHOLE, NOTHING, Crowd, State, step
 from propensity_spark.simulate.market import Array, Market
+from propensity_spark.simulate.masters import user_name
 from propensity_spark.simulate.perception import Day, Past, futures, past_of
-from propensity_spark.simulate.world import load_market, simulation_of, user_name, world_hash
+from propensity_spark.simulate.world import load_market, simulation_of, world_hash
 
 _CELLS = 4_000_000
 _SCHEMA = "user_id string, item_id string, as_of_date date, probability double, standard_error double"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What every batch's truth starts from."""
+
+    market: Market
+    past: Past
+    horizon_days: int
 
 
 def purchase_truth(
@@ -40,8 +51,8 @@ def purchase_truth(
     than `buy`: the simulator only knows the chance of orders.
     """
     _require_buys(event_types)
-    past = past_of(market)
-    frames = [_batch_truth(settings, market, past, as_of, horizon_days, batch) for batch in truth_batches(simulation_of(settings))]
+    known = Known(market, past_of(market), horizon_days)
+    frames = [_batch_truth(settings, known, as_of, batch) for batch in truth_batches(simulation_of(settings))]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -59,73 +70,52 @@ def _require_buys(event_types: Sequence[str]) -> None:
         )
 
 
-def _batch_truth(settings: Settings, market: Market, past: Past, as_of: date, horizon_days: int, batch: int) -> pd.DataFrame:
-    simulation = simulation_of(settings)
+def _batch_truth(settings: Settings, known: Known, as_of: date, batch: int) -> pd.DataFrame:
+    """Live the batch to the end of `as_of` again, then branch into futures, some users at a time."""
+    simulation, market = simulation_of(settings), known.market
     if not simulation.start <= as_of <= simulation.end:
         raise ConfigurationError(f"as_of {as_of}: the simulation covers {simulation.start} to {simulation.end}; choose a date within")
-    for lived in live(simulation, market, past, batch, last=as_of):
+    for lived in live(simulation, market, known.past, batch, last=as_of):
         number, session, crowd, state = lived[:4]
     rng = np.random.default_rng([simulation.seed, 301, batch, as_of.toordinal()])
     count = simulation.truth_futures
-    days = list(futures(market, past, as_of, horizon_days, count, rng))
+    days = list(futures(market, known.past, as_of, known.horizon_days, count=count, rng=rng))
     size = max(1, _CELLS // (count * len(market.item_ids)))
     chunks = [slice(first, min(first + size, crowd.size)) for first in range(0, crowd.size, size)]
-    means, errors = zip(*(_branch(simulation, crowd, state, days, users, count, rng) for users in chunks), strict=True)
-    user = np.flatnonzero(crowd.signup <= number)
-    listed = np.flatnonzero(market.listed <= session)
-    return _frame(settings, market, as_of, crowd.first_user, user, listed, np.concatenate(means), np.concatenate(errors))
-
-
-def _branch(
-    simulation: SimulateSettings, crowd: Crowd, state: State, days: list[Day], users: slice, count: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """(users, items + 1) mean and standard error of the purchase chance; the last column is any item.
-
-    In every future, P(first surviving purchase on this visit | its past) is summed over the visits, which has the same
-    mean as counting purchases and much less noise.
-    """
-    branch = state.branch(users, count)
-    shape = (*branch.mood.shape, branch.interest.shape[2] + 1)
-    chance, open_ = np.zeros(shape, np.float32), np.ones(shape, bool)
-    for index, day in enumerate(days):
-        visits = step(crowd, branch, day, rng, users)
-        left = len(days) - 1 - index
-        local = visits.user - users.start
-        survives = _survival(left) * (1 - simulation.deleted_share)
-        hazard = np.concatenate([visits.chance, visits.chance_any[:, None]], axis=1) * survives
-        chance[local, visits.future] += hazard * open_[local, visits.future]
-        _close(open_, visits, local, left, rng.random(visits.ordered.shape) < simulation.deleted_share)
-    mean = chance.mean(axis=1, dtype=np.float64)
-    return mean, chance.std(axis=1, dtype=np.float64, ddof=1) / np.sqrt(count)
-
-
-def _survival(days_left: int) -> float:
-    """P(an order is not wholly cancelled within the days that are left)."""
-    return 1 - CANCEL_RATE * CANCEL_WHOLE * min(days_left, CANCEL_DAYS) / CANCEL_DAYS
-
-
-def _close(open_: Array, visits: Visits, local: Array, days_left: int, deleted: Array) -> None:
-    """Mark what has been purchased, and not undone, in each future."""
-    undone = (visits.cancelled > 0) & (visits.cancelled <= days_left) & visits.whole
-    row, slot = np.nonzero((visits.ordered != NOTHING) & ~undone & ~deleted)
-    open_[local[row], visits.future[row], visits.ordered[row, slot]] = False
-    open_[local[row], visits.future[row], -1] = False
-
-
-def _frame(
-    settings: Settings, market: Market, as_of: date, first_user: int, user: Array, listed: Array, mean: Array, error: Array
-) -> pd.DataFrame:
-    names = np.array([user_name(first_user + int(number)) for number in user], dtype=object)
+    counted = [_branch(crowd, state.branch(users, count), days, users, rng) for users in chunks]
+    chance = np.concatenate([mean for mean, _ in counted]) * (1 - simulation.deleted_share)
+    error = np.concatenate([error for _, error in counted]) * (1 - simulation.deleted_share)
+    user, listed = np.flatnonzero(crowd.signup <= number), np.flatnonzero(market.listed <= session)
+    names = np.array([user_name(crowd.first_user + int(one)) for one in user], dtype=object)
     if settings.grain == "user":
-        columns = {"user_id": names, "item_id": None, "probability": mean[user, -1], "standard_error": error[user, -1]}
+        frame = pd.DataFrame({"user_id": names, "item_id": None, "probability": chance[user, -1], "standard_error": error[user, -1]})
     else:
-        columns = {
-            "user_id": np.repeat(names, len(listed)),
-            "item_id": np.tile(market.item_ids[listed].astype(object), len(user)),
-            "probability": mean[np.ix_(user, listed)].ravel(),
-            "standard_error": error[np.ix_(user, listed)].ravel(),
-        }
-    return pd.DataFrame(columns).assign(as_of_date=as_of)[["user_id", "item_id", "as_of_date", "probability", "standard_error"]]
+        pairs, items = np.ix_(user, listed), market.item_ids[listed].astype(object)
+        frame = pd.DataFrame({"user_id": np.repeat(names, len(items)), "item_id": np.tile(items, len(user))})
+        frame = frame.assign(probability=chance[pairs].ravel(), standard_error=error[pairs].ravel())
+    return frame.assign(as_of_date=as_of)[["user_id", "item_id", "as_of_date", "probability", "standard_error"]]
+
+
+def _branch(crowd: Crowd, state: State, days: list[Day], users: slice, rng: np.random.Generator) -> tuple[Array, Array]:
+    """(users, items + 1) mean and standard error over the futures of the purchase chance; the last column is any item.
+
+    In every future, P(first lasting purchase on this visit | its past) is summed over the visits, which has the same
+    mean as counting purchases and much less noise. A mean that noise lifts above 1 is set to 1.
+    """
+    shape = (*state.mood.shape, state.interest.shape[2] + 1)
+    chance, waiting = np.zeros(shape, np.float32), np.ones(shape, bool)
+    for index, day in enumerate(days):
+        visits = step(crowd, state, day, rng, users)
+        who, orders, left = visits.who, visits.orders, len(days) - 1 - index
+        lasting = 1 - CANCEL_RATE * CANCEL_WHOLE * min(left, CANCEL_DAYS) / CANCEL_DAYS
+        hazard = np.concatenate([orders.chance, orders.chance_any[:, None]], axis=1) * lasting
+        chance[who.row, who.future] += hazard * waiting[who.row, who.future]
+        undone = (orders.cancelled > 0) & (orders.cancelled <= left) & orders.whole
+        visit, slot = np.nonzero((orders.item != NOTHING) & ~undone)
+        waiting[who.row[visit], who.future[visit], orders.item[visit, slot]] = False
+        waiting[who.row[visit], who.future[visit], -1] = False
+    error = chance.std(axis=1, dtype=np.float64, ddof=1) / np.sqrt(shape[1])
+    return np.minimum(chance.mean(axis=1, dtype=np.float64), 1.0), error
 
 
 def write_truth(spark: SparkSession, settings: Settings, lake_root: str, dates: Sequence[date]) -> None:
@@ -144,12 +134,12 @@ def write_truth(spark: SparkSession, settings: Settings, lake_root: str, dates: 
     shutil.rmtree(staging, ignore_errors=True)
     tasks = [(day, batch) for day in missing for batch in truth_batches(simulation_of(settings))]
 
-    def compute(parts: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def compute(parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         market = load_market(settings)
-        past = past_of(market)
+        known = Known(market, past_of(market), settings.label.horizon_days)
         for part in parts:
             for day, batch in zip(part["day"], part["batch"], strict=True):
-                yield _batch_truth(settings, market, past, day, settings.label.horizon_days, batch)
+                yield _batch_truth(settings, known, day, batch)
 
     frame = spark.createDataFrame(tasks, "day date, batch int").repartition(len(tasks))
     frame.mapInPandas(compute, _SCHEMA).write.partitionBy("as_of_date").parquet(str(staging))

@@ -9,22 +9,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark.config import FileSource, Settings, SimulateSettings
 from propensity_spark.errors import ConfigurationError, SourceMissing
-from propensity_spark.simulate.events import EVENT_TYPES, Deliveries, batch_events
-from propensity_spark.simulate.investors import RISK_LEVELS, draw_crowd
-from propensity_spark.simulate.market import SECTORS, Market, market_from_bars, simulate_market
+from propensity_spark.simulate.events import EVENT_TYPES, batch_events
+from propensity_spark.simulate.generator import simulate_market
+from propensity_spark.simulate.market import Market, market_from_bars
+from propensity_spark.simulate.masters import user_rows, write_items
 from propensity_spark.simulate.perception import past_of
 
 WORLD_VERSION = 1
@@ -87,10 +88,6 @@ def world_hash(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def user_name(number: int) -> str:
-    return f"U{number:07d}"
-
-
 def load_market(settings: Settings) -> Market:
     """The market of the world that was built. Raises SourceMissing before `build_world`."""
     path = world_root(settings) / "market.npz"
@@ -116,7 +113,7 @@ def build_world(spark: SparkSession, settings: Settings) -> World:
     market = simulate_market(simulation, str(settings.calendar)) if simulation.market else _real_market(spark, settings)
     market.save(root / "market.npz")
     if simulation.market:
-        _write_items(settings, market, root / "landing" / "items")
+        write_items(simulation, market, root / "landing" / "items")
     _write_users(spark, settings, market, root)
     events = _write_activity(spark, settings, market, root)
     partial = root / "._WORLD.json"
@@ -131,7 +128,7 @@ def activity(spark: SparkSession, settings: Settings, market: Market, market_pat
     batches = -(-simulation.users // simulation.users_per_batch)
     path = str(market_path)
 
-    def simulate(parts: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def simulate(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         market = Market.load(Path(path))
         past = past_of(market)
         for part in parts:
@@ -143,12 +140,12 @@ def activity(spark: SparkSession, settings: Settings, market: Market, market_pat
     rows = numbers.mapInArrow(simulate, _ACTIVITY)
     items = F.array(*(F.lit(str(item)) for item in market.item_ids))
     types = F.array(*(F.lit(name) for name in EVENT_TYPES))
-    batch = F.lpad(F.col("batch").cast("string"), 5, "0")
+    batch = F.lpad(F.col("batch").cast("string"), 6, "0")
 
-    def identity(letter: str, column: str) -> F.Column:
+    def identity(letter: str, column: str) -> Column:
         return F.concat(F.lit(letter), batch, F.lit("-"), F.lpad(F.col(column).cast("string"), 7, "0"))
 
-    def money(column: str) -> F.Column:
+    def money(column: str) -> Column:
         exact = (F.col(column).cast("decimal(14,0)") * F.lit("0.0001").cast("decimal(5,4)")).cast("decimal(18,4)")
         return F.when(F.col("quantity").isNotNull(), exact)
 
@@ -208,79 +205,15 @@ def _write_users(spark: SparkSession, settings: Settings, market: Market, root: 
     simulation, path = simulation_of(settings), str(root / "market.npz")
     batches = -(-simulation.users // simulation.users_per_batch)
 
-    def draw(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def draw(frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         market = Market.load(Path(path))
         for frame in frames:
             for batch in frame["id"]:
                 yield user_rows(simulation, market, int(batch))
 
-    rows = spark.range(0, batches, 1, min(batches, 4 * spark.sparkContext.defaultParallelism)).mapInPandas(draw, _USERS)
+    rows = spark.range(0, batches, 1, min(batches, spark.sparkContext.defaultParallelism)).mapInPandas(draw, _USERS)
     parts = -(-simulation.users // ROWS_PER_FILE)
     _write_files(rows.withColumn("part", F.pmod(F.hash("user_id"), F.lit(parts))), root, "users", ["user_id", "valid_from"], parts)
-
-
-def user_rows(simulation: SimulateSettings, market: Market, batch: int) -> pd.DataFrame:
-    """The user master of one batch: a row at signup, and one more where the risk tolerance changes; known at noon UTC of that day."""
-    crowd = draw_crowd(simulation, market, batch)
-    rng = np.random.default_rng([simulation.seed, 204, batch])
-    user = np.arange(crowd.size)
-    wealth = np.log(crowd.ticket) + rng.normal(0, 0.5, crowd.size)
-    segment = np.array(["retail", "affluent", "private"])[np.digitize(wealth, [7.3, 8.3])]
-    country = rng.choice(["US", "CA", "GB", "DE"], crowd.size, p=[0.8, 0.1, 0.06, 0.04])
-    last = (simulation.end - simulation.start).days
-    changed = (crowd.risk_change > crowd.signup) & (crowd.risk_change <= last)
-    who = np.concatenate([user, user[changed]])
-    since = np.concatenate([crowd.signup, crowd.risk_change[changed]])
-    risk = np.concatenate([crowd.risk, crowd.risk_after[changed]])
-    valid_from = np.datetime64(simulation.start) + since
-    return pd.DataFrame(
-        {
-            "user_id": [user_name(crowd.first_user + int(number)) for number in who],
-            "valid_from": valid_from.astype(object),
-            "risk_tolerance": np.array(RISK_LEVELS)[risk],
-            "user_segment": segment[who],
-            "country": country[who],
-            "signup_date": (np.datetime64(simulation.start) + crowd.signup[who]).astype(object),
-            "known_at": valid_from.astype("datetime64[us]") + np.timedelta64(12, "h"),
-            "delivery": Deliveries.of(simulation).dates(valid_from).astype(object),
-        }
-    )
-
-
-def _write_items(settings: Settings, market: Market, folder: Path) -> None:
-    """`items_<date>.jsonl`: the master at the start, a file for each later listing, and two reclassified items."""
-    simulation = simulation_of(settings)
-    rng = np.random.default_rng([simulation.seed, 205])
-    files: dict[date, list[dict[str, object]]] = {}
-    names = sorted(set(market.sectors.tolist()) | set(SECTORS[:2]))
-    size = np.array(["small", "mid", "large"])[np.digitize(market.usual_log_volume, [13.0, 14.2])]
-
-    def add(delivered: date, item: int, valid_from: date, sector: str, known: datetime) -> None:
-        files.setdefault(delivered, []).append(
-            {
-                "item_id": str(market.item_ids[item]),
-                "valid_from": valid_from.isoformat(),
-                "valid_to": None,
-                "name": f"{market.item_ids[item]} {sector} Corp",
-                "sector": sector,
-                "category": "common_stock",
-                "market_cap_category": str(size[item]),
-                "known_at": known.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            }
-        )
-
-    for item, session in enumerate(market.listed):
-        listed: date = market.dates[session].item()
-        add(listed, item, listed, str(market.sectors[item]), datetime(listed.year, listed.month, listed.day, 10, tzinfo=UTC))
-    for item in np.sort(rng.permutation(len(market.item_ids))[:2]):
-        first = int(market.listed[item])
-        changed: date = market.dates[int(rng.integers(first, len(market.dates)))].item()
-        known = changed + timedelta(days=int(rng.integers(0, 6)))
-        other = [name for name in names if name != market.sectors[item]]
-        add(known, int(item), changed, str(rng.choice(other)), datetime(known.year, known.month, known.day, 15, tzinfo=UTC))
-    folder.mkdir()
-    for delivered, rows in sorted(files.items()):
-        (folder / f"items_{delivered}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _real_market(spark: SparkSession, settings: Settings) -> Market:

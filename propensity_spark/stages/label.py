@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import date
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
 from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
-from propensity_spark.label import labels, require_both_classes, sampled
+from propensity_spark.label import labels, purchases, require_both_classes, sampled
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import training_dates
 from propensity_spark.schemas import ACTIVITY, Table
@@ -18,26 +19,38 @@ from propensity_spark.train.split import split_dates
 
 
 def _execute(run: Run) -> Outcome:
-    settings, lake, grain = run.settings, run.lake, run.settings.grain
-    activity = lake.read(ACTIVITY)
+    settings, lake = run.settings, run.lake
     first_event = _first_event(run)
     slices = split_dates(settings, training_dates(settings, first_event, run.as_of), first_event, run.as_of)
     dates = [day for days in slices.values() for day in days]
-    rows = lake.read(USER_ITEM_FEATURES if grain == "user_item" else USER_FEATURES)
-    labelled = labels(rows, activity, dates, settings.label, grain=grain, as_of=run.as_of)
-    chosen = sampled(labelled, slices, settings.sampling, grain)
-    carry = ("label", "sample_weight", "split")
-    if grain == "user":
-        training_set = assemble(chosen, carry=carry)
-    else:
-        market = lake.read(MARKET_FEATURES) if settings.has_market else None
-        training_set = assemble(lake.read(USER_FEATURES), chosen, market, carry)
-    table = training_set_table(grain, settings.has_market)
-    lake.overwrite(training_set, table)
+    # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
+    bought = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of).persist()
+    bought.count()
+    table = training_set_table(settings.grain, settings.has_market)
+    try:
+        lake.overwrite(_training_set(run, slices, dates, bought), table)
+    finally:
+        bought.unpersist()
     counts = require_both_classes(lake.read(table))
-    found = rows.where(F.col("as_of_date").isin(dates)).count()
+    rows_in = _rows(run, dates).count()
     note = ", ".join(f"{name} {counts[name]:,} rows ({days[0]} to {days[-1]})" for name, days in slices.items())
-    return Outcome(rows_in=found, rows_out=sum(counts.values()), note=note)
+    return Outcome(rows_in=rows_in, rows_out=sum(counts.values()), note=note)
+
+
+def _training_set(run: Run, slices: dict[str, list[date]], dates: list[date], bought: DataFrame) -> DataFrame:
+    settings, on_dates = run.settings, F.col("as_of_date").isin(dates)
+    chosen = sampled(labels(_rows(run, dates), bought, settings.grain), slices, settings.sampling, settings.grain)
+    carry = ("label", "sample_weight", "split")
+    if settings.grain == "user":
+        return assemble(chosen, carry=carry)
+    market = run.lake.read(MARKET_FEATURES).where(on_dates) if settings.has_market else None
+    return assemble(run.lake.read(USER_FEATURES).where(on_dates), chosen, market, carry)
+
+
+def _rows(run: Run, dates: list[date]) -> DataFrame:
+    """One row per candidate (grain user: per user) on the dates."""
+    table = USER_ITEM_FEATURES if run.settings.grain == "user_item" else USER_FEATURES
+    return run.lake.read(table).where(F.col("as_of_date").isin(dates))
 
 
 def _first_event(run: Run) -> date:

@@ -9,11 +9,12 @@ from pyspark.sql import functions as F
 
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
-from propensity_spark.validate.parse import PROVENANCE, Clock, parse
+from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
 from propensity_spark.validate.settle import NEIGHBOUR_DAYS, entity_of, settle
 
 ORDER: tuple[Table, ...] = (ITEMS, USERS, CORPORATE_ACTIONS, BARS, ACTIVITY)  # who is known is decided before who acts
+SETTLED = ("origin", "outcome", "change", "reasons", "earlier_reasons", "warnings")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def judge(run: Run, batch: Batch) -> DataFrame:
     malformed = F.array_contains("problems", "malformed_record")
     reasons = F.when(malformed, F.col("problems")).otherwise(F.concat("problems", broken(rules, "reject", "row", limits)))
     rows = rows.withColumns({"reasons": reasons, "warnings": broken(rules, "warn", "row", limits)})
-    return settle(_with_silver(run, rows, table), table, rules, limits, _splits(run, table))
+    # Payloads of rows that are fine so far stay in bronze: they need not be shuffled and cached with the rest.
+    rows = rows.withColumn("payload", F.when(F.size("reasons") > 0, F.col("payload")))
+    settled = settle(_with_silver(run, rows, table), table, rules, limits, _splits(run, table))
+    return settled.select(*dict.fromkeys([*table.column_names, *PROVENANCE, *SETTLED, *extra_columns(table)]))
 
 
 def _rows_to_judge(batch: Batch) -> DataFrame:
@@ -135,5 +139,3 @@ def _splits(run: Run, table: Table) -> DataFrame | None:
 def configured(run: Run) -> list[Table]:
     """Silver tables that have a source, in the order in which they are judged."""
     return [table for table in ORDER if run.settings.sources.get(table.name)]  # type: ignore[call-overload]
-
-

@@ -53,7 +53,9 @@ def check(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
         )
 
 
-def _validate(run: Run, table: Table, row: dict[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]) -> tuple[list[str], str]:
+def _validate(
+    run: Run, table: Table, row: dict[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]
+) -> tuple[list[str], str]:
     """Names of the failed measures in order, and the path of the docs."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
     import great_expectations as gx
@@ -72,7 +74,8 @@ def _validate(run: Run, table: Table, row: dict[str, float | None], expected: Ma
     data = asset.add_batch_definition_whole_dataframe("batch")
     definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=table.name, data=data, suite=suite))
     result = definition.run(
-        batch_parameters={"dataframe": pd.DataFrame([row]).astype("float64")}, run_id=gx.RunIdentifier(run_name=run.run_id, run_time=run.started_at)
+        batch_parameters={"dataframe": pd.DataFrame([row]).astype("float64")},
+        run_id=gx.RunIdentifier(run_name=run.run_id, run_time=run.started_at),
     )
     context.build_data_docs()
     failed = {outcome.expectation_config.kwargs["column"] for outcome in result.results if not outcome.success}

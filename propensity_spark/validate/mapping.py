@@ -68,7 +68,9 @@ def map_columns(fields: DataFrame, source: Source, table: Table, date_zone: str)
     declared = {column.name: column.type for column in table.columns if column.name not in DERIVED}
     free = {name: text for name, text in mapped.items() if name not in declared}
     if free and "attributes" not in table.column_names or free.keys() & DERIVED:
-        raise ConfigurationError(f"source {source.name}: columns {sorted(free)} are not in {table.full_name}; expected some of {sorted(declared)}")
+        raise ConfigurationError(
+            f"source {source.name}: columns {sorted(free)} are not in {table.full_name}; expected some of {sorted(declared)}"
+        )
     condition = getattr(source, "where", None) or "true"
     raw = _evaluate(fields, source, {**mapped, "_where": condition})
     kinds = {field.name: field.dataType for field in raw.schema.fields}
@@ -78,7 +80,9 @@ def map_columns(fields: DataFrame, source: Source, table: Table, date_zone: str)
         if name not in mapped:
             typed.append(F.lit(None).cast(kind).alias(name))
             continue
-        value, present = _typed(F.col(f"_raw_{name}"), kinds[f"_raw_{name}"], kind, zone, date_zone)
+        # A Parquet instant says itself where it lies; only a time that was put together from text is wall clock.
+        own_zone = None if _is_instant(mapped[name], fields) else zone
+        value, present = _typed(F.col(f"_raw_{name}"), kinds[f"_raw_{name}"], kind, own_zone, date_zone)
         typed.append(value.alias(name))
         if not isinstance(kind, T.StringType):
             swallowed = _inputs_present(mapped[name], fields) if not _MEANS_NULL.search(mapped[name]) else F.lit(False)
@@ -99,7 +103,9 @@ def _evaluate(fields: DataFrame, source: Source, texts: Mapping[str, str]) -> Da
         except (AnalysisException, ParseException) as error:
             found = [name for name in fields.columns if not name.startswith("_")]
             first = str(error).splitlines()[0]
-            raise ConfigurationError(f"source {source.name}: an expression under `columns` or `where` fails: {first} Fields found: {found}") from error
+            raise ConfigurationError(
+                f"source {source.name}: an expression under `columns` or `where` fails: {first} Fields found: {found}"
+            ) from error
 
 
 @contextmanager
@@ -137,11 +143,15 @@ def _instant(value: Column, found: T.DataType, zone: str | None, date_zone: str)
     return F.when(value.rlike(_OFFSET), moment).when(value.rlike(_DATE_ALONE), F.to_utc_timestamp(moment, date_zone)).otherwise(wall_clock)
 
 
+def _is_instant(text: str, fields: DataFrame) -> bool:
+    return any(field.name == text.strip().strip("`") and isinstance(field.dataType, T.TimestampType) for field in fields.schema.fields)
+
+
 def _inputs_present(text: str, fields: DataFrame) -> Column:
     """Whether every field that the expression names holds something; false when it names none."""
     known = {name.lower(): name for name in fields.columns if not name.startswith("_")}
     named = [known[name.lower()] for name in identifiers((text,)) if name.lower() in known]
     present = F.lit(bool(named))
     for name in named:
-        present = present & (F.trim(F.coalesce(F.col(f"`{name}`"), F.lit(""))) != "")
+        present = present & (F.trim(F.coalesce(F.col(f"`{name}`").cast("string"), F.lit(""))) != "")
     return present

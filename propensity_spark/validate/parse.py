@@ -14,7 +14,7 @@ from propensity_spark.config import FileSource, KnownAt, Settings, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.schemas import Table
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
-from propensity_spark.validate.payload import HEADER, decode
+from propensity_spark.validate.payload import decode, written_as
 
 PROVENANCE = ("source", "source_uri", "delivery_id", "line", "payload", "payload_hash", "context", "ingested_at")
 FLAGS = ("excluded", "problems", "starts_at", "happened_at")
@@ -56,35 +56,37 @@ def parse(bronze: DataFrame, table: Table, sources: tuple[Source, ...], clock: C
     (event; start and end of the bar; ex-date; null for items and users), for bars the session's running number and `is_session`. One row
     in, one row out; rows of a source that is no longer configured are left out, and the stage's accounting then stops the run.
     """
-    headers = _headers(bronze, sources)
-    parts = [_parse_source(bronze, table, source, header, clock) for source in sources for header in headers[source.name]]
+    written = _written(bronze, sources)
+    parts = [_parse_source(bronze, table, source, columns, clock) for source in sources for columns in written[source.name]]
     return reduce(DataFrame.unionByName, parts)
 
 
-def _headers(bronze: DataFrame, sources: tuple[Source, ...]) -> dict[str, list[str | None]]:
-    """Distinct CSV headers by source; [None] for a source whose rows need none. One small job, none without CSV."""
-    delimited = [source.name for source in sources if isinstance(source, FileSource) and source.format == "csv"]
+def _written(bronze: DataFrame, sources: tuple[Source, ...]) -> dict[str, list[str | None]]:
+    """Distinct CSV headers or Parquet schemas by source; [None] for a source whose rows need none. At most one small job."""
+    keys = {source.name: key for source in sources if (key := written_as(source)) is not None}
     found: dict[str, list[str | None]] = {source.name: [None] for source in sources}
-    if delimited:
-        rows = bronze.where(F.col("source").isin(delimited)).select("source", F.col("context")[HEADER].alias("header")).distinct().collect()
-        for name in delimited:
-            found[name] = sorted({row["header"] for row in rows if row["source"] == name}, key=str) or []
-    return {name: headers or [None] for name, headers in found.items()}
+    if keys:
+        context = F.coalesce(F.col("context")["header"], F.col("context")["schema"])
+        rows = bronze.where(F.col("source").isin(list(keys))).select("source", context.alias("columns")).distinct().collect()
+        for name in keys:
+            found[name] = sorted({row["columns"] for row in rows if row["source"] == name}, key=str) or [None]
+    return found
 
 
-def _parse_source(bronze: DataFrame, table: Table, source: Source, header: str | None, clock: Clock) -> DataFrame:
-    rows = bronze.where(F.col("source") == source.name)
-    if header is not None:
-        rows = rows.where(F.col("context")[HEADER] == header)
+def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str | None, clock: Clock) -> DataFrame:
     if source.known_at.kind == "column" and "known_at" not in expressions(source):
         raise ConfigurationError(f"source {source.name}: known_at.kind is `column`, but `columns` maps no known_at; map it or use `event`")
-    fields = decode(rows, source, header, tuple([*expressions(source).values(), getattr(source, "where", None) or ""]))
+    rows = bronze.where(F.col("source") == source.name)
+    key = written_as(source)
+    if key is not None:
+        rows = rows.where(F.col("context")[key].eqNullSafe(F.lit(columns)))
+    fields = decode(rows, source, columns, tuple([*expressions(source).values(), getattr(source, "where", None) or ""]))
     date_zone = clock.exchange_zone if table.name in ("bars", "corporate_actions") else (getattr(source, "time_zone", None) or clock.zone)
     typed = map_columns(fields, source, table, date_zone)
     business = [name for name in table.column_names if name not in DERIVED and name not in ("known_at", "is_deleted")]
     flat = typed.select("_bronze.*", F.col("_excluded").alias("excluded"), F.col("_problems").alias("problems"), *business, *_rest(table))
     flat = flat.withColumn("is_deleted", F.coalesce("is_deleted", F.lit(False)))
-    return _DATED[table.name](flat, source, clock).select(*bronze.columns, *_added(table), *FLAGS, *_extra(table))
+    return _DATED[table.name](flat, source, clock).select(*bronze.columns, *_added(table), *FLAGS, *extra_columns(table))
 
 
 def _rest(table: Table) -> list[str]:
@@ -95,7 +97,8 @@ def _added(table: Table) -> list[str]:
     return [name for name in table.column_names if name != "payload_hash"]
 
 
-def _extra(table: Table) -> list[str]:
+def extra_columns(table: Table) -> list[str]:
+    """Columns of candidates for `table` alone."""
     return ["session_number", "is_session"] if table.name == "bars" else []
 
 
@@ -105,7 +108,9 @@ def _date_bars(rows: DataFrame, source: Source, clock: Clock) -> DataFrame:
     rows = rows.join(F.broadcast(clock.sessions(rows.sparkSession)), "session_date", "left")
     unjudged = F.lit(clock.calendar is None) | (F.col("session_date") < F.lit(SESSIONS_FROM))
     rows = rows.withColumn("is_session", F.col("session_number").isNotNull() | unjudged)
-    end_of_date = F.to_utc_timestamp(F.date_add("session_date", 1).cast("timestamp"), clock.exchange_zone) - F.expr("interval 1 microsecond")
+    end_of_date = F.to_utc_timestamp(F.date_add("session_date", 1).cast("timestamp"), clock.exchange_zone) - F.expr(
+        "interval 1 microsecond"
+    )
     daily = F.coalesce("close_ts", end_of_date)
     ends = F.when(F.col("bar_size") == "1m", F.col("ts") + F.expr("interval 1 minute")).otherwise(daily)
     return _known(rows, source, clock, F.col("ts"), ends)

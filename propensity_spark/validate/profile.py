@@ -111,7 +111,11 @@ def _by_date(settled: DataFrame, table: Table) -> dict[str, float | None]:
     measured = by_date.agg((F.sum(F.col("n") * F.col("n")) / F.sum("n")).alias("rows_per_date"))
     if table.name == "bars":
         number = F.col("session_number")
-        by_item = kept.where(F.col("bar_size") == "1d").groupBy("item_id").agg(F.countDistinct(number).alias("there"), (F.max(number) - F.min(number) + 1).alias("due"))
+        by_item = (
+            kept.where(F.col("bar_size") == "1d")
+            .groupBy("item_id")
+            .agg(F.countDistinct(number).alias("there"), (F.max(number) - F.min(number) + 1).alias("due"))
+        )
         measured = measured.crossJoin(by_item.agg((F.sum("there") / F.sum("due")).alias("session_completeness")))
     row = measured.first()
     return row.asDict() if row is not None else {}
@@ -121,12 +125,17 @@ def _against_earlier(run: Run, table: Table, rows_per_date: float | None) -> flo
     """rows_per_date over its mean in earlier runs; null for the first."""
     if rows_per_date is None or not run.lake.exists(PROFILES):
         return None
-    earlier = run.lake.read(PROFILES).where((F.col("table_name") == table.name) & (F.col("measure") == "rows_per_date") & (F.col("run_id") != run.run_id))
+    earlier = run.lake.read(PROFILES).where(
+        (F.col("table_name") == table.name) & (F.col("measure") == "rows_per_date") & (F.col("run_id") != run.run_id)
+    )
     row = earlier.agg(F.avg("value").alias("mean")).first()
     return rows_per_date / row["mean"] if row is not None and row["mean"] else None
 
 
 def write_profile(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
     """Append the measures to `ops/profiles`."""
-    rows = [(run.run_id, table.name, name, None if value is None else float(value), run.as_of, run.started_at) for name, value in sorted(measures.items())]
+    rows = [
+        (run.run_id, table.name, name, None if value is None else float(value), run.as_of, run.started_at)
+        for name, value in sorted(measures.items())
+    ]
     run.lake.append(run.spark.createDataFrame(rows, PROFILES.schema), PROFILES)

@@ -74,7 +74,9 @@ RULES: tuple[Rule, ...] = (
         _PRICES,
         _inconsistent,
     ),
-    Rule("price_not_positive", ("bars",), "reject", "a price is 0 or less", _PRICES, lambda limits: _any(_PRICES, lambda price: price <= 0)),
+    Rule(
+        "price_not_positive", ("bars",), "reject", "a price is 0 or less", _PRICES, lambda limits: _any(_PRICES, lambda price: price <= 0)
+    ),
     Rule(
         "not_finite",
         ("bars",),
@@ -85,7 +87,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("negative_volume", ("bars",), "reject", "volume below 0", ("volume",), lambda limits: F.col("volume") < 0),
     Rule("zero_volume", ("bars",), "warn", "a bar without trades", ("volume",), lambda limits: F.col("volume") == 0),
-    Rule("unknown_bar_size", ("bars",), "reject", "bar_size is not 1d or 1m", ("bar_size",), lambda limits: ~F.col("bar_size").isin("1d", "1m")),
+    Rule(
+        "unknown_bar_size",
+        ("bars",),
+        "reject",
+        "bar_size is not 1d or 1m",
+        ("bar_size",),
+        lambda limits: ~F.col("bar_size").isin("1d", "1m"),
+    ),
     Rule(
         "not_a_session",
         ("bars",),
@@ -253,7 +262,9 @@ def check_severities(settings: RuleSettings, rules: tuple[Rule, ...] = RULES) ->
     known = sorted({rule.name for rule in rules if not rule.structural})
     unknown = sorted(set(settings.severity) - set(known))
     if unknown:
-        raise ConfigurationError(f"validation.rules.severity: no rule (or none that can be changed) is called {', '.join(unknown)}; expected some of {known}")
+        raise ConfigurationError(
+            f"validation.rules.severity: no rule (or none that can be changed) is called {', '.join(unknown)}; expected some of {known}"
+        )
 
 
 def broken(rules: list[Rule], severity: Severity, stage: Literal["row", "set"], settings: RuleSettings) -> Column:
@@ -280,4 +291,3 @@ def check_columns(frame: DataFrame, rules: list[Rule], stage: Literal["row", "se
 def rejudged(rules: tuple[Rule, ...] = RULES) -> list[str]:
     """Names of the rules that a rejected row may come to keep when other rows arrive."""
     return sorted({rule.name for rule in rules if rule.depends_on_other_rows})
-

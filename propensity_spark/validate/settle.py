@@ -33,9 +33,9 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     pool = _versions(pool, table)
     if table.name == "activity":
         earliest = F.min_by("event_date", F.when(F.col("wins"), F.struct("known_at", "payload_hash")))
-        pool = pool.withColumn("first_event_date", earliest.over(Window.partitionBy("event_id", "slot")))
+        pool = pool.withColumn("first_event_date", earliest.over(Window.partitionBy(*_prefix(table))))
     if table.name == "bars":
-        pool = _with_splits(_with_neighbours(pool), splits)
+        pool = _with_splits(_with_neighbours(pool, _prefix(table)), splits)
     check_columns(pool, rules, "set")
     wins, judged = F.col("wins"), F.col("fit") & (F.col("origin") != "context")
     conflict = F.array(F.lit("conflicting_key"))
@@ -43,7 +43,9 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     pool = pool.withColumn("set_reasons", F.when(~judged, F.array().cast("array<string>")).when(wins, beside).otherwise(conflict))
     found = F.when(judged & wins, broken(rules, "warn", "set", limits)).otherwise(F.array().cast("array<string>"))
     pool = pool.withColumn("warnings", F.concat("warnings", found)).withColumn("outcome", _outcome())
-    pool = pool.withColumn("reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons")))
+    pool = pool.withColumn(
+        "reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons"))
+    )
     pool = pool.withColumn("change", _change())
     return pool.withColumn("payload_hash", F.when(F.col("change") == "update", F.col("content_hash")).otherwise(F.col("payload_hash")))
 
@@ -53,20 +55,26 @@ def _versions(pool: DataFrame, table: Table) -> DataFrame:
 
     `slot` keeps rows that are not fit apart, each by itself. One shuffle by entity and one sort serve every window.
     """
+    if table.name == "bars":
+        pool = pool.withColumn("moment", F.unix_micros("ts"))
     business = [name for name in table.column_names if name != "payload_hash"]
     values = [F.to_json(name) if name == "attributes" else F.col(name) for name in business]
     fit = (F.size("reasons") == 0) & ~F.col("excluded")
     pool = pool.withColumns({"fit": fit, "content": F.xxhash64(*values)})
     pool = pool.withColumn("slot", F.when(~F.col("fit"), F.xxhash64("source", "source_uri", "delivery_id", "line")))
-    entity = [*entity_of(table), "slot"]
-    keys = [*entity, *[name for name in table.key if name not in entity]]
+    pool = pool.withColumn("entity", F.xxhash64(*entity_of(table), "slot")).repartition("entity")
+    keys = _prefix(table) + [{"ts": "moment"}.get(name, name) for name in table.key if name not in entity_of(table)]
     of_content = Window.partitionBy(*keys, "content")
     in_order = of_content.orderBy(F.col("origin").isin("silver", "context").desc(), F.col("payload_hash").desc())
-    pool = pool.repartition(*[F.col(name) for name in entity])
     pool = pool.withColumns({"first": F.row_number().over(in_order) == 1, "content_hash": F.max("payload_hash").over(of_content)})
     winner = F.max(F.struct("payload_hash", "content")).over(Window.partitionBy(*keys))["content"]
     pool = pool.withColumn("winning_content", winner)
     return pool.withColumn("wins", F.col("fit") & (F.col("content") == F.col("winning_content")))
+
+
+def _prefix(table: Table) -> list[str]:
+    """What every window starts with. `entity`, a hash, stands first: one shuffle and one sort by it serve all windows."""
+    return ["entity", *entity_of(table), "slot"]
 
 
 def _outcome() -> Column:
@@ -84,27 +92,30 @@ def _change() -> Column:
     silver, valid = F.col("origin") == "silver", F.col("outcome") == "valid"
     stale = F.col("payload_hash") != F.col("content_hash")
     return (
-        F.when(silver & ~valid, "remove")
-        .when(silver & stale, "update")
-        .when(valid & F.col("origin").isin("new", "quarantine"), "insert")
+        F.when(silver & ~valid, "remove").when(silver & stale, "update").when(valid & F.col("origin").isin("new", "quarantine"), "insert")
     )
 
 
-def _with_neighbours(pool: DataFrame) -> DataFrame:
+def _with_neighbours(pool: DataFrame, prefix: list[str]) -> DataFrame:
     """Add previous_close, next_close and next_date: the latest known, not deleted version of the item's bars before and after.
 
     Null where there is none within NEIGHBOUR_DAYS days.
     """
-    pool = pool.withColumn("moment", F.unix_micros("ts"))
-    item = Window.partitionBy("item_id", "bar_size", "slot")
+    item = Window.partitionBy(*prefix).orderBy("moment")
     version = F.when(F.col("wins"), F.struct("known_at", "payload_hash"))
-    latest = F.max(version).over(Window.partitionBy("item_id", "bar_size", "slot", "ts"))
-    counts = F.col("wins") & (version == latest) & ~F.col("is_deleted")
-    pool = pool.withColumn("shown", F.when(counts, F.struct("close", "session_date")))
-    seen = F.last("shown", ignorenulls=True)
-    before = seen.over(item.orderBy("moment").rangeBetween(Window.unboundedPreceding, -1))
-    after = seen.over(item.orderBy(F.col("moment").desc()).rangeBetween(Window.unboundedPreceding, -1))
-    pool = pool.withColumns({"before": before, "after": after})
+    latest = F.max(version).over(Window.partitionBy(*prefix, "moment"))
+    counts = F.col("wins") & F.col("first") & (F.struct("known_at", "payload_hash") == latest) & ~F.col("is_deleted")
+    pool = pool.withColumn("shown", F.when(counts, F.struct("close", "session_date", "moment")))
+    # The nearest bar shown may be another version of the same bar; then the second nearest is the neighbour.
+    shifts = {
+        f"{side}_{steps}": f"{shift}(shown, {steps}) ignore nulls"
+        for side, shift in (("before", "lag"), ("after", "lead"))
+        for steps in (1, 2)
+    }
+    pool = pool.withColumns({name: F.expr(text).over(item) for name, text in shifts.items()})
+    for side in ("before", "after"):
+        same_bar = F.col(f"{side}_1.moment") == F.col("moment")
+        pool = pool.withColumn(side, F.when(same_bar, F.col(f"{side}_2")).otherwise(F.col(f"{side}_1")))
     near_before = F.datediff("session_date", F.col("before.session_date")) <= NEIGHBOUR_DAYS
     near_after = F.datediff(F.col("after.session_date"), "session_date") <= NEIGHBOUR_DAYS
     return pool.withColumns(
@@ -113,7 +124,7 @@ def _with_neighbours(pool: DataFrame) -> DataFrame:
             "next_close": F.when(near_after, F.col("after.close")),
             "next_date": F.when(near_after, F.col("after.session_date")),
         }
-    ).drop("before", "after", "shown", "moment")
+    )
 
 
 def _with_splits(pool: DataFrame, splits: DataFrame | None) -> DataFrame:

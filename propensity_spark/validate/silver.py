@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import date
+from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, CHANGES, QUARANTINE, VALIDATED, Table
 from propensity_spark.validate.batch import Batch
-from propensity_spark.validate.parse import PROVENANCE
+from propensity_spark.validate.parse import PROVENANCE, Clock, parse
 
+_ROW = ("source", "source_uri", "delivery_id", "line")
 _SAME_ROW = "t.source = s.source AND t.source_uri = s.source_uri AND t.delivery_id = s.delivery_id AND t.line = s.line"
 
 
@@ -22,14 +24,16 @@ def announce(run: Run, table: Table, changed_from: date | None) -> None:
         run.lake.append(run.spark.createDataFrame(rows, CHANGES.schema), CHANGES)
 
 
-def quarantine(run: Run, settled: DataFrame, table: Table, displaced: bool) -> None:
-    """Upsert every rejected row with its reasons. `displaced`: silver rows are among them; bronze has their payload."""
+def quarantine(run: Run, settled: DataFrame, batch: Batch, displaced: bool) -> None:
+    """Upsert every rejected row with its reasons. `displaced`: silver rows are among them, whose source only bronze knows."""
+    table = batch.table
     judged_anew = (F.col("origin") == "new") | ((F.col("origin") == "quarantine") & (F.col("reasons") != F.col("earlier_reasons")))
     rejected = settled.where((F.col("outcome") == "rejected") & judged_anew).select(*PROVENANCE, "reasons")
+    rejected = _with_payload(run, rejected, table)
     if displaced:
-        lost = settled.where((F.col("outcome") == "rejected") & (F.col("origin") == "silver")).select("payload_hash", "reasons").distinct()
-        found = run.lake.read(BRONZE[table.name]).join(F.broadcast(lost), "payload_hash", "inner").select(*PROVENANCE, "reasons")
-        rejected = rejected.unionByName(found).dropDuplicates(["source", "source_uri", "delivery_id", "line"])
+        lost = settled.where((F.col("outcome") == "rejected") & (F.col("origin") == "silver"))
+        found = source_rows(run, lost, table)
+        rejected = rejected.unionByName(found).dropDuplicates(list(_ROW))
     rows = rejected.withColumns({"source_table": F.lit(table.name), "severity": F.lit("reject"), "run_id": F.lit(run.run_id)})
     if _holds_any(run, table):
         run.lake.merge(rows, QUARANTINE, f"t.source_table = '{table.name}' AND {_SAME_ROW}", update_when="true")
@@ -37,8 +41,31 @@ def quarantine(run: Run, settled: DataFrame, table: Table, displaced: bool) -> N
         run.lake.append(rows, QUARANTINE)
 
 
+def _with_payload(run: Run, rejected: DataFrame, table: Table) -> DataFrame:
+    """Rows that only other rows have rejected come without their payload: bronze has it."""
+    bare = rejected.where(F.col("payload").isNull())
+    if bare.isEmpty():
+        return rejected
+    bronze = run.lake.read(BRONZE[table.name]).select(*_ROW, F.col("payload"))
+    found = bronze.join(F.broadcast(bare.drop("payload")), list(_ROW), "inner").select(*PROVENANCE, "reasons")
+    return rejected.where(F.col("payload").isNotNull()).unionByName(found)
+
+
+def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
+    """Silver rows that are rejected now → the rows of bronze they came from (all copies), with their reasons.
+
+    A payload alone does not tell the row (a page of the feed names its ticker once), so what it leads to is parsed again and held against the key.
+    """
+    wanted = F.broadcast(lost.select("payload_hash", "reasons", *[F.col(name).alias(f"lost_{name}") for name in table.key]))
+    bronze = run.lake.read(BRONZE[table.name]).select(*PROVENANCE)
+    alike = bronze.join(F.broadcast(lost.select("payload_hash").distinct()), "payload_hash", "left_semi").select(*PROVENANCE)
+    parsed = parse(alike, table, run.settings.sources[table.name], Clock.of(run.settings, run.as_of))  # type: ignore[index]
+    same = [F.col(name) == F.col(f"lost_{name}") for name in table.key]
+    return parsed.join(wanted, "payload_hash", "inner").where(reduce(Column.__and__, same)).select(*PROVENANCE, "reasons")
+
+
 def write_silver(run: Run, settled: DataFrame, table: Table, only_inserts: bool) -> None:
-    """Insert, update and remove rows of silver in one commit."""
+    """Insert, update and remove rows of silver in one commit. `only_inserts`: a plain append, which need not look for keys."""
     changes = settled.where(F.col("change").isNotNull())
     if table.cluster_by:
         changes = changes.sortWithinPartitions(*table.cluster_by)
@@ -64,13 +91,13 @@ def release(run: Run, settled: DataFrame, batch: Batch, again: bool) -> None:
     in_table = f"t.source_table = '{table.name}'"
     if again:
         fine = settled.where((F.col("origin") == "quarantine") & (F.col("outcome") != "rejected"))
-        rows = fine.select("source", "source_uri", "delivery_id", "line")
+        rows = fine.select(*_ROW)
         run.lake.merge(rows, QUARANTINE, f"{in_table} AND {_SAME_ROW}", delete_when="true", insert=False)
     if batch.ids and _holds_any(run, table):
         deliveries = batch.delivered.select("source", "source_uri", "delivery_id").distinct()
         held = run.lake.read(QUARANTINE).where((F.col("source_table") == table.name) & (F.col("run_id") != run.run_id))
         left_over = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_semi")
-        rows = left_over.select("source", "source_uri", "delivery_id", "line")
+        rows = left_over.select(*_ROW)
         if not rows.isEmpty():
             run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {_SAME_ROW}", delete_when="true", insert=False)
 

@@ -43,7 +43,7 @@ def _bring_up_to_date(run: Run, batch: Batch) -> Profile:
     try:
         found = profile(run, settled, table, rules_for(table, run.settings.validation.rules), delivered)
         if found.rows("rejected") or found.displaced or found.rejected_again:
-            quarantine(run, settled, table, found.displaced)
+            quarantine(run, settled, batch, found.displaced)
         if batch.ids:
             write_profile(run, table, found.measures)
             gate.check(run, table, found.measures)

@@ -87,6 +87,8 @@ def test_without_data_the_word_stays_so_that_it_can_be_asked_for() -> None:
         ("""lake.root="a'b" """, ["lake.root", "quotes"]),
         ("mlflow=nothing", ["mlflow", "found 'nothing'"]),
         ("spark.conf.x=[1]", ["spark.conf.x"]),
+        ("lake=here", ["--set lake=here: lake:"]),
+        ("lake.root=5", ["lake.root", "found 5"]),
         ("lake.catalog=a/b", ["lake.catalog", "letters, digits"]),
     ],
 )

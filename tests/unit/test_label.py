@@ -110,8 +110,8 @@ def test_labels_keep_every_key_once(spark: SparkSession) -> None:
     keys = spark.createDataFrame(
         [("u", "i", D), ("v", "i", D), ("u", "i", D - timedelta(days=7))], "user_id string, item_id string, as_of_date date"
     )
-    found = labels(keys, frame, [D], WEEK, grain="user_item", as_of=AS_OF)
-    assert sorted((row.user_id, row.item_id, row.label) for row in found.collect()) == [("u", "i", 1), ("v", "i", 0)]
+    found = labels(keys, purchases(frame, [D], WEEK, grain="user_item", as_of=AS_OF), "user_item")
+    assert sorted((row.user_id, row.item_id, row.label) for row in found.collect()) == [("u", "i", 0), ("u", "i", 1), ("v", "i", 0)]
     assert found.schema["label"].dataType.simpleString() == "int"
 
 

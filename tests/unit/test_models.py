@@ -91,7 +91,7 @@ def test_from_the_first_version_to_a_new_champion(tmp_path: Path) -> None:
 
 
 def test_an_embedded_store_needs_a_local_lake() -> None:
-    with pytest.raises(ConfigurationError, match="mlflow.tracking_uri: is null"):
+    with pytest.raises(ConfigurationError, match=r"mlflow.tracking_uri: is null"):
         models.champion_version(settings("s3a://bucket/lake"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import date, timedelta
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_weekday_is_a_setting() -> None:
 
 def test_every_second_week_keeps_its_weeks_from_day_to_day() -> None:
     runs = [training_dates(settings("schedule.every_weeks=2"), LONG_AGO, TUESDAY + timedelta(days=day)) for day in range(14)]
-    assert all(later - earlier == timedelta(days=14) for dates in runs for earlier, later in zip(dates, dates[1:], strict=False))
+    assert all(later - earlier == timedelta(days=14) for dates in runs for earlier, later in itertools.pairwise(dates))
     seen = sorted({day for dates in runs for day in dates})
     assert all((day - seen[0]).days % 14 == 0 for day in seen)
     assert len(seen) == 4

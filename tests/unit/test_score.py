@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xgboost
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from propensity_spark.config import LabelSettings, ScoreSettings
-from propensity_spark.errors import ConfigurationError, FeatureMismatch
+from propensity_spark import models
+from propensity_spark.config import LabelSettings, ScoreSettings, Settings
+from propensity_spark.errors import ConfigurationError, FeatureMismatch, GateFailed, NoChampion, NotEnoughHistory
+from propensity_spark.features.registry import USER_FEATURES, features_of, training_set_table
 from propensity_spark.predictor import PropensityModel
-from propensity_spark.schemas import scores_table
+from propensity_spark.run import Run
+from propensity_spark.schemas import ACTIVITY, scores_table
 from propensity_spark.score import blocked_fingerprints, eligible, scores, with_probability
-from propensity_spark.tables import conform
+from propensity_spark.stages import label as label_stage
+from propensity_spark.stages import score as score_stage
+from propensity_spark.stages import train as train_stage
+from propensity_spark.tables import Lake, conform
 
 D = date(2024, 3, 1)
+AS_OF = date(2024, 6, 28)
+USERS = 80
 FEATURES = ("recency_days", "monetary_30d")
 KEYS = "user_id string, item_id string, as_of_date date, recency_days bigint, monetary_30d decimal(28,4)"
 
@@ -121,10 +130,84 @@ def test_a_list_that_cannot_be_used_is_refused(spark: SparkSession, tmp_path: Pa
     missing = ScoreSettings(blocked_users=str(tmp_path / "none.csv"))
     with pytest.raises(ConfigurationError, match=r"score.blocked_users: no such file .*none.csv"):
         eligible(candidates(spark), missing)
-    with pytest.raises(ConfigurationError, match="score.blocked_users: no such file"):
+    with pytest.raises(ConfigurationError, match=r"score.blocked_users: no such file"):
         blocked_fingerprints(spark, missing)
     other = tmp_path / "other.csv"
     other.write_text("sku\na\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"score.blocked_items: .* has the columns \['sku'\]; expected .* header item_id"):
         eligible(candidates(spark), ScoreSettings(blocked_items=str(other)))
     assert eligible(candidates(spark), ScoreSettings()).count() == 5
+
+
+def test_from_gold_to_scores(lake: Lake, tmp_path: Path) -> None:
+    """label, train and score on small tables of ours: the second run of each stage changes nothing."""
+    configured = Settings.model_validate(
+        {
+            "dataset": "t",
+            "grain": "user",
+            "lake": {"root": lake.root},
+            "publish": {"uri": str(tmp_path / "out")},
+            "sources": {},
+            "train": {"rounds": 5, "params": {"max_depth": 2}},
+            "schedule": {"dates": 12},
+            "split": {"min_train_dates": 2},
+        }
+    )
+    run = Run(lake.spark, configured, lake, AS_OF, "run", datetime(2024, 7, 1, tzinfo=UTC))
+    write_gold(lake, configured)
+
+    labelled = label_stage.STAGE.execute(run)
+    assert (labelled.rows_in, labelled.rows_out) == (12 * USERS, lake.read(training_set_table("user", False)).count())
+    with pytest.raises(NoChampion):
+        score_stage.STAGE.execute(run)
+    first = train_stage.STAGE.execute(run)
+    again = train_stage.STAGE.execute(run)
+    assert (first.facts["model"], again.note[:9]) == ("propensity version 1", "version 1")
+    assert score_stage.STAGE.depends_on(run) == {"champion": "none"}
+    models.promote(configured, "1")
+    assert score_stage.STAGE.depends_on(run) == {"champion": "1"}
+
+    table = scores_table("user")
+    assert score_stage.STAGE.execute(run).rows_out == USERS
+    before = sorted(map(tuple, lake.read(table).collect()))
+    score_stage.STAGE.execute(run)
+    assert sorted(map(tuple, lake.read(table).collect())) == before
+    with pytest.raises(GateFailed, match="no candidate as of 2024-07-05"):
+        score_stage.STAGE.execute(replace(run, as_of=date(2024, 7, 5)))
+
+
+def write_gold(lake: Lake, configured: Settings) -> None:
+    """Users whose recency tells whether they buy, with features on every date and events in the weeks after."""
+    days = [date(2024, 3, 29) + timedelta(weeks=n) for n in range(14)]
+    spark = lake.spark
+    users = spark.range(USERS).withColumn("user_id", F.format_string("u%03d", "id"))
+    users = users.crossJoin(spark.createDataFrame([(day,) for day in days], "as_of_date date"))
+    values = {feature.name: F.lit(0).cast(feature.type) for feature in features_of("user")}
+    values |= {"recency_days": F.col("id") % 10, "avg_ticket_365d": F.lit(None).cast("double")}
+    lake.overwrite(users.withColumns(values).drop("id"), USER_FEATURES)
+    events = users.where("id % 10 < 3 or id % 7 = 0").withColumns(
+        {
+            "event_id": F.concat_ws("-", "user_id", "as_of_date"),
+            "order_id": F.concat_ws("-", "user_id", "as_of_date"),
+            "event_type": F.lit("buy"),
+            "event_date": F.date_add("as_of_date", 2),
+            "visible_date": F.date_add("as_of_date", 2),
+            "event_ts": F.date_add("as_of_date", 2).cast("timestamp"),
+            "known_at": F.date_add("as_of_date", 2).cast("timestamp"),
+            "quantity": F.lit(1.0),
+            "is_deleted": F.lit(False),
+            "payload_hash": F.lit("h"),
+        }
+    )
+    columns = [(F.col(c.name) if c.name in events.columns else F.lit(None)).cast(c.type).alias(c.name) for c in ACTIVITY.columns]
+    lake.overwrite(events.select(*columns), ACTIVITY)
+
+
+def test_no_visible_event_at_all(lake: Lake) -> None:
+    lake.create(ACTIVITY)
+    lake.create(USER_FEATURES)
+    configured = Settings.model_validate(
+        {"dataset": "t", "grain": "user", "lake": {"root": lake.root}, "publish": {"uri": "out"}, "sources": {}}
+    )
+    with pytest.raises(NotEnoughHistory, match=r"silver/activity: no event is visible as of 2024-06-28"):
+        label_stage.STAGE.execute(Run(lake.spark, configured, lake, AS_OF, "run", datetime(2024, 7, 1, tzinfo=UTC)))

@@ -96,7 +96,7 @@ def test_too_short_a_schedule_says_how_many_dates_to_ask_for() -> None:
 
 
 def test_no_date_at_all_counts_back_from_the_as_of_date() -> None:
-    with pytest.raises(NotEnoughHistory, match="0 as-of dates with a closed label window; the split needs 7 of them, back to 2024-01-05"):
+    with pytest.raises(NotEnoughHistory, match=r"0 as-of dates with a closed label window; the split needs 7 of them, back to 2024-01-05"):
         split_dates(settings(label={"horizon_days": 7}), [], date(2024, 2, 20), date(2024, 2, 23))
 
 
@@ -109,14 +109,14 @@ def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame)
 
 
 def test_zero_is_a_value_and_null_is_missing(spark: SparkSession) -> None:
-    rows = [(f"u{n}", value, int(value == 0.0), 1.0, "train" if n % 4 else "validation") for n in range(400) for value in (0.0, None)]
+    rows = [(f"u{n}", None if n % 2 else 0.0, 1 - n % 2, 1.0, "train" if n % 5 else "validation") for n in range(800)]
     frame = spark.createDataFrame(rows, "user_id string, x double, label int, sample_weight double, split string")
-    fitted = fit(arranged(frame, ["x"], ["user_id", "label"], 1), ["x"], TRAIN)
+    fitted = fit(arranged(frame, ["x"], ["user_id"], 1), ["x"], TRAIN)
     assert fitted.validation_log_loss < 0.1
 
 
 def test_more_workers_than_slots_are_refused(training_set: DataFrame) -> None:
-    with pytest.raises(ConfigurationError, match="train.num_workers: 99 workers must run at once, Spark has 2"):
+    with pytest.raises(ConfigurationError, match=r"train.num_workers: 99 workers must run at once, Spark has 2"):
         fit(training_set, FEATURES, TRAIN.model_copy(update={"num_workers": 99}))
 
 

@@ -1,0 +1,85 @@
+"""evaluate: challenger and champion on held-out time → report, promotion."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame
+
+from propensity_spark.evaluate import context, report
+from propensity_spark.evaluate.heldout import assess
+from propensity_spark.features.registry import USER_FEATURES, training_set_table
+from propensity_spark.label import purchases
+from propensity_spark.models import CHALLENGER, champion_version, load, log_evaluation, promote, version_of
+from propensity_spark.run import Outcome, Run, Stage
+from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
+from propensity_spark.simulate.truth import write_truth
+
+
+def _execute(run: Run) -> Outcome:
+    settings, lake = run.settings, run.lake
+    challenger = load(settings, CHALLENGER)
+    rival = context.rival(_reports(run), run.as_of, challenger.version, champion_version(settings))
+    training_set = lake.read(training_set_table(settings.grain, settings.has_market))
+    test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
+    dates = [row["as_of_date"] for row in test_dates.collect()]
+    population = lake.read(USER_FEATURES).select("user_id", "as_of_date")
+    every = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of)
+    bought = every.join(population, ["user_id", "as_of_date"], "left_semi")
+    champion = load(settings, rival) if rival else None
+    truth = _truth(run, dates)
+    sections, decision = assess(training_set, bought, challenger=challenger, champion=champion, settings=settings, truth=truth)
+    found = sections["evaluation"]
+    numbers = {
+        "head": context.head(settings, challenger, run.as_of),
+        **sections,
+        "splits": context.slices(training_set),
+        "stages": context.stage_rows(lake.read_or_empty(RUNS), run.as_of),
+        "quality": context.quality(lake.read_or_empty(QUARANTINE), lake.read_or_empty(PROFILES)),
+        "drift": context.drift(lake.read_or_empty(DRIFT), run.as_of),
+        "notes": context.notes(settings, found, every.count() - bought.count()),
+    }
+    where = _write(run, numbers, challenger.version)
+    if decision.promotes:  # last, so that a run killed before it decides again on the same ground
+        promote(settings, challenger.version)
+    facts = report.facts(numbers) | {"champion": decision.sentence, "report": where}
+    return Outcome(found["rows"], found["rows"], note=decision.sentence, facts=facts)
+
+
+def _reports(run: Run) -> Path | None:
+    """Folder of the reports; None where the lake root is not a local folder (then MLflow alone keeps them)."""
+    root = run.lake.root.removeprefix("file://")
+    return None if "://" in root else Path(root) / "reports"
+
+
+def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:
+    """Write the report, log it to MLflow; returns where it lies, for people."""
+    reports = _reports(run)
+    with tempfile.TemporaryDirectory() as aside:
+        page, data = report.write(numbers, reports or Path(aside), run.as_of)
+        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data])
+    return str(page) if reports else f"MLflow, evaluation/report.html of version {version} ({run.lake.root} is not a local folder)"
+
+
+def _truth(run: Run, dates: Sequence[date]) -> DataFrame | None:
+    """The truth of the test dates, made when it is not there; None without simulated investors or for labels it does not know."""
+    if run.settings.simulate is None or run.settings.label.event_types != ("buy",) or _reports(run) is None:
+        return None
+    root = run.lake.root.removeprefix("file://")
+    write_truth(run.spark, run.settings, root, dates)
+    return run.spark.read.option("basePath", f"{root}/simulated/truth").parquet(
+        *[f"{root}/simulated/truth/as_of_date={day}" for day in dates]
+    )
+
+
+STAGE = Stage(
+    name="evaluate",
+    promise="metrics with confidence intervals, gates, champion and challenger",
+    execute=_execute,
+    reads=lambda settings: (training_set_table(settings.grain, settings.has_market),),
+    depends_on=lambda run: {"challenger": version_of(run.settings, CHALLENGER) or "none"},
+)

@@ -1,0 +1,256 @@
+"""Drift against the training baseline: the formula, the verdict, the page, and the stage on small tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from propensity_spark.config import CONF_DIR, MonitorSettings, Settings, load_settings
+from propensity_spark.errors import TableMissing
+from propensity_spark.features.registry import USER_FEATURES, model_features
+from propensity_spark.monitor import page as page_module
+from propensity_spark.monitor.drift import Measure, drift, freshness, psi, verdict, volume
+from propensity_spark.monitor.page import add_to_report, page, summary
+from propensity_spark.predictor import ReferenceBins
+from propensity_spark.run import Run
+from propensity_spark.schemas import ACTIVITY, DRIFT, scores_table
+from propensity_spark.score import PROBABILITY
+from propensity_spark.stages import monitor
+from propensity_spark.tables import Lake
+from propensity_spark.train.reference import bin_weights
+
+LIMITS = MonitorSettings()
+DAY = date(2011, 12, 9)
+
+
+def _slow_psi(expected: Sequence[float], found: Sequence[float]) -> float:
+    total = 0.0
+    for share, other in zip(expected, found, strict=True):
+        e, f = max(share, 1e-4), max(other, 1e-4)
+        total += (f - e) * math.log(f / e)
+    return total
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12))
+def test_psi_is_the_formula_and_never_negative(counts: list[tuple[int, int]]) -> None:
+    expected = [e / max(1, sum(pair[0] for pair in counts)) for e, _ in counts]
+    found = [f / max(1, sum(pair[1] for pair in counts)) for _, f in counts]
+    assert psi(expected, found) == pytest.approx(_slow_psi(expected, found), rel=1e-12, abs=1e-15)
+    assert psi(expected, found) >= 0.0
+    assert psi(expected, expected) == 0.0
+
+
+def _bins_of(values: np.ndarray, edges: Sequence[float]) -> list[float]:
+    """Counted by hand: value in bin i when above edge i − 1 and not above edge i; nulls last."""
+    counts = [0.0] * (len(edges) + 2)
+    for value in values:
+        counts[-1 if np.isnan(value) else sum(value > edge for edge in edges)] += 1
+    return counts
+
+
+def _reference(values: np.ndarray, edges: Sequence[float]) -> ReferenceBins:
+    *present, null = _bins_of(values, edges)
+    return ReferenceBins(tuple(edges), tuple(n / max(1, sum(present)) for n in present), null / len(values))
+
+
+TRAINED = np.random.default_rng(1).normal(size=4000)
+DECILES = np.quantile(TRAINED, np.arange(1, 10) / 10).tolist()
+NOTHING = np.full(4000, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("trained", "edges", "today", "low", "high"),
+    [
+        (TRAINED, DECILES, np.random.default_rng(2).normal(size=4000), 0.0, 0.02),
+        (TRAINED, DECILES, TRAINED + 1.0, 0.5, 3.0),
+        (TRAINED, DECILES, TRAINED * 3, 0.2, 3.0),
+        (TRAINED, DECILES, np.where(np.arange(4000) % 2, TRAINED, np.nan), 0.3, 6.0),
+        (np.where(np.arange(4000) % 2, TRAINED, np.nan), DECILES, np.where(np.arange(4000) % 2, TRAINED, np.nan), 0.0, 0.0),
+        (TRAINED, DECILES, NOTHING, 5.0, 20.0),
+        (NOTHING, [], NOTHING, 0.0, 0.0),
+        (NOTHING, [], TRAINED, 5.0, 20.0),
+        (np.full(50, 5.0), [5.0], np.full(50, 5.0), 0.0, 0.0),
+        (np.full(50, 5.0), [5.0], np.full(50, 6.0), 5.0, 20.0),
+        (TRAINED, DECILES, TRAINED * 1000, 0.5, 20.0),
+    ],
+    ids=["same", "shift", "spread", "nulls", "same-nulls", "gone", "never", "appeared", "constant", "other-constant", "unseen-range"],
+)
+def test_drift_of_distributions(trained: np.ndarray, edges: list[float], today: np.ndarray, low: float, high: float) -> None:
+    baseline = {"x": _reference(trained, edges)}
+    counted = _bins_of(today, edges)
+    value, null_share, baseline_null_share = drift(baseline, {"x": counted}, LIMITS)
+    expected = np.array(_bins_of(trained, edges)) / len(trained)
+    assert value.value == pytest.approx(_slow_psi(expected.tolist(), [n / len(today) for n in counted]), abs=1e-12)
+    assert low <= (value.value or 0.0) <= high
+    assert value.breached == (high > 0.2)
+    assert null_share.value == pytest.approx(np.isnan(today).mean())
+    assert baseline_null_share.value == pytest.approx(np.isnan(trained).mean())
+
+
+def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
+    values = {"x": np.where(np.arange(40) % 7, np.arange(40) / 4, np.nan), "constant": np.full(40, 5.0), "never": np.full(40, np.nan)}
+    edges = {"x": [1.0, 2.5, 7.0], "constant": [5.0], "never": []}
+    rows = [tuple(None if np.isnan(column[i]) else float(column[i]) for column in values.values()) for i in range(40)]
+    frame = spark.createDataFrame(rows, "x double, constant double, never double").withColumn("sample_weight", F.lit(1.0))
+    assert bin_weights(frame, edges) == {name: _bins_of(values[name], edges[name]) for name in edges}
+
+
+def _psis(score: float, *features: float) -> list[Measure]:
+    named = [Measure(f"f{n}", "psi", value, LIMITS.psi_limit) for n, value in enumerate(features)]
+    return [*named, Measure(PROBABILITY, "psi", score, LIMITS.score_psi_limit), Measure("f0", "null_share", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("measures", "value", "note"),
+    [
+        (_psis(0.01, 0.0, 0.1), 0.0, "0 of 2 features drifted, score PSI 0.010"),
+        (_psis(0.2, 0.2), 0.0, "0 of 1 features drifted, score PSI 0.200"),
+        (_psis(0.3, 0.0), 1.0, "0 of 1 features drifted, score PSI 0.300 is above its limit"),
+        (_psis(0.0, 0.3, 0.4, 0.5), 0.0, "3 of 3 features drifted (f2 0.50, f1 0.40, f0 0.30), score PSI 0.000"),
+        (_psis(0.0, 0.3, 0.4, 0.5, 0.6), 1.0, "4 of 4 features drifted (f3 0.60, f2 0.50, f1 0.40, f0 0.30), score PSI 0.000"),
+        (
+            _psis(0.0, *[0.3] * 6),
+            1.0,
+            "6 of 6 features drifted (f0 0.30, f1 0.30, f2 0.30, f3 0.30, f4 0.30, …), score PSI 0.000",
+        ),
+    ],
+)
+def test_verdict(measures: list[Measure], value: float, note: str) -> None:
+    found = verdict(measures, LIMITS)
+    assert (found.subject, found.measure, found.value, found.note) == ("model", "retrain", value, note)
+    assert found.breached == (value == 1.0)
+
+
+def test_freshness_and_volume() -> None:
+    fresh, stale, empty = freshness({"a": date(2011, 12, 2), "b": date(2011, 12, 1), "c": None}, DAY, LIMITS)
+    assert (fresh.value, fresh.breached, fresh.note) == (7.0, False, "newest: 2011-12-02")
+    assert (stale.value, stale.breached) == (8.0, True)
+    assert (empty.value, empty.breached, empty.note) == (None, True, "no row is visible")
+    assert volume(90.0, None) == Measure("gold/scores", "rows", 90.0)
+    assert volume(90.0, (date(2011, 12, 8), 100.0)).note == "-10.0% against 100 as of 2011-12-08"
+
+
+def test_page_shows_the_worst_first_and_escapes() -> None:
+    measures = [
+        *drift({"a": ReferenceBins((0.0,), (0.5, 0.5), 0.0), "<b>": ReferenceBins((0.0,), (0.9, 0.1), 0.0)},
+               {"a": [5.0, 5.0, 0.0], "<b>": [1.0, 9.0, 0.0]}, LIMITS),
+        Measure(PROBABILITY, "psi", 0.0, 0.2), Measure(PROBABILITY, "null_share", 0.0), Measure(PROBABILITY, "baseline_null_share", 0.0),
+        *freshness({"silver/activity": None}, DAY, LIMITS),
+    ]  # fmt: skip
+    found = summary([*measures, verdict(measures, LIMITS)], DAY, "m & n", "7")
+    assert [entry["subject"] for entry in found["subjects"]] == ["<b>", "a", PROBABILITY]
+    assert found["retrain"] == "no: 1 of 2 features drifted (<b> 3.52), score PSI 0.000"
+    html = page(found)
+    assert "<tr class=breached><td>&lt;b&gt;</td><td>3.5156</td><td>0.2</td><td>0.00%</td><td>0.00%</td></tr>" in html
+    assert "<td>silver/activity</td><td>age_days</td><td></td><td>7</td><td>no row is visible</td>" in html
+    assert "m &amp; n" in html
+
+
+def test_an_evaluation_report_of_the_day_gets_the_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[dict[str, object], Path, date]] = []
+    monkeypatch.setattr(page_module.report, "write", lambda *arguments: written.append(arguments))
+    measures = [Measure("x", "psi", 0.3, 0.2), Measure("model", "retrain", 0.0, 0.0, "1 of 1 features drifted")]
+    add_to_report(measures, DAY, tmp_path)
+    assert written == []
+    (tmp_path / "2011-12-09").mkdir()
+    (tmp_path / "2011-12-09" / "report.json").write_text('{"head": 1}')
+    add_to_report(measures, DAY, tmp_path)
+    ((report, reports, day),) = written
+    assert (report["head"], reports, day) == (1, tmp_path, DAY)
+    assert report["drift"] == [
+        {"as_of_date": "2011-12-09", "subject": "x", "measure": "psi", "value": 0.3, "limit": 0.2, "breached": True, "note": None},
+        {"as_of_date": "2011-12-09", "subject": "model", "measure": "retrain", "value": 0.0, "limit": 0.0, "breached": False,
+         "note": "1 of 1 features drifted"},
+    ]  # fmt: skip
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def retail(tmp_path: Path) -> Settings:
+    return load_settings(CONF_DIR / "local.yml", "retail", [f"lake.root={tmp_path / 'lake'}"], data="/nowhere")
+
+
+def _fill(spark: SparkSession, lake: Lake, day: date, users: int, recency: int) -> None:
+    """A scoring day on which every user has the same feature values and a probability by number."""
+    values = {"as_of_date": day, "rfm_segment": None} | {f.name: None for f in model_features("user", False)} | {"recency_days": recency}
+    rows = [tuple(({"user_id": f"u{n}"} | values)[name] for name in USER_FEATURES.column_names) for n in range(users + 1)]
+    lake.replace(spark.createDataFrame(rows, USER_FEATURES.schema), USER_FEATURES, f"as_of_date = DATE'{day}'")
+    table = scores_table("user")
+    scored = [(f"u{n}", day, n / users, False, "Low", "m", "3") for n in range(users)]
+    lake.replace(spark.createDataFrame(scored, table.schema), table, f"as_of_date = DATE'{day}'")
+
+
+def _event(day: date, visible: date, deleted: bool = False) -> tuple[object, ...]:
+    stamp = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return (str(day), "u0", "i", "buy", stamp, day, "o", 1.0, None, None, None, stamp, deleted, visible, "h")
+
+
+def _measured(lake: Lake) -> dict[tuple[str, str], tuple[float | None, bool, str | None]]:
+    return {(row["subject"], row["measure"]): (row["value"], row["breached"], row["note"]) for row in lake.read(DRIFT).collect()}
+
+
+def test_stage_writes_drift_page_and_verdict(
+    spark: SparkSession, lake: Lake, retail: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = [feature.name for feature in model_features("user", False)]
+    baseline = {name: ReferenceBins((), (0.0,), 1.0) for name in features}
+    baseline |= {"recency_days": ReferenceBins((10.0,), (1.0, 0.0), 0.0), PROBABILITY: ReferenceBins((0.45,), (0.5, 0.5), 0.0)}
+    asked: list[str] = []
+    monkeypatch.setattr(monitor, "load", lambda settings, version: asked.append(version) or SimpleNamespace(baseline=baseline))
+    lake.append(
+        spark.createDataFrame(
+            [
+                _event(date(2011, 12, 1), date(2011, 12, 1)),
+                _event(date(2011, 12, 8), date(2011, 12, 10)),
+                _event(date(2011, 12, 7), date(2011, 12, 7), deleted=True),
+            ],
+            ACTIVITY.schema,
+        ),
+        ACTIVITY,
+    )
+    run = Run(spark, retail, lake, DAY, "monitor-1", datetime(2011, 12, 10, tzinfo=UTC))
+    with pytest.raises(TableMissing, match="gold/scores"):
+        monitor.STAGE.execute(run)
+    _fill(spark, lake, date(2011, 12, 8), 20, 5)
+    with pytest.raises(TableMissing, match="expected rows for as_of_date=2011-12-09"):
+        monitor.STAGE.execute(run)
+    _fill(spark, lake, DAY, 10, 11)
+    outcome = monitor.STAGE.execute(run)
+    note = f"1 of {len(features)} features drifted (recency_days 18.42), score PSI 0.000"
+    assert asked == ["3"]
+    assert (outcome.rows_in, outcome.facts) == (10, {"retrain": f"no: {note}"})
+    measured = _measured(lake)
+    assert measured["recency_days", "psi"][:2] == (pytest.approx(_slow_psi([1, 0, 0], [0, 1, 0])), True)
+    assert measured["frequency_30d", "psi"][:2] == (0.0, False)
+    assert measured["frequency_30d", "null_share"] == (1.0, False, None)
+    assert measured[PROBABILITY, "psi"][:2] == (0.0, False)
+    assert measured["gold/scores", "rows"] == (10.0, False, None)
+    assert measured["silver/activity", "age_days"] == (8.0, True, "newest: 2011-12-01")
+    assert measured["model", "retrain"] == (0.0, False, note)
+    assert {row["run_id"] for row in lake.read(DRIFT).collect()} == {"monitor-1"}
+    assert "recency_days: psi is 18.4" in caplog.text
+    folder = Path(lake.root) / "reports" / "2011-12-09"
+    assert json.loads((folder / "monitor.json").read_text())["retrain"] == f"no: {note}"
+    assert note in (folder / "monitor.html").read_text()
+
+    monitor.STAGE.execute(run)
+    assert _measured(lake) == measured
+    monkeypatch.setattr(monitor, "load", lambda settings, version: SimpleNamespace(baseline=baseline))
+    _fill(spark, lake, date(2011, 12, 10), 12, 5)
+    monitor.STAGE.execute(Run(spark, retail, lake, date(2011, 12, 10), "monitor-2", datetime(2011, 12, 11, tzinfo=UTC)))
+    later = lake.read(DRIFT).where("run_id = 'monitor-2' AND measure = 'rows'").collect()
+    assert [row["note"] for row in later] == ["+20.0% against 10 as of 2011-12-09"]
