@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if log_file() is None:
             raise
         log.exception("failed")
-        first = (str(error).strip().splitlines() or [""])[0]
-        text = f"{options.command}: {type(error).__name__}: {first}\nThe full traceback is in {log_file()}"
+        text = f"{options.command}: {type(error).__name__}: {_headline(error)}\nThe full traceback is in {log_file()}"
         errors.print(text, markup=False, highlight=False, soft_wrap=True)
         return 1
 
@@ -80,6 +79,12 @@ def _with_settings(options: argparse.Namespace) -> int:
         require_data(settings)
     start_logging(log_folder(settings), options.verbose)
     return _run_stages(settings, as_of, names, options)
+
+
+def _headline(error: Exception) -> str:
+    """The one line that says most: the last of a Python worker's traceback, else the first."""
+    lines = [line for line in str(error).split("JVM stacktrace:")[0].splitlines() if line.strip()]
+    return lines[-1 if any(line.startswith("Traceback") for line in lines) else 0].strip() if lines else ""
 
 
 def stage_main(stage: str) -> None:

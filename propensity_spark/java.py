@@ -10,7 +10,7 @@ from pathlib import Path
 
 from propensity_spark.errors import EnvironmentMissing
 
-SUPPORTED = (17, 21)
+SUPPORTED = ("17", "21")
 HINT = (
     "install Java 17 (Debian, Ubuntu: sudo apt-get install openjdk-17-jre-headless; Fedora: sudo dnf install java-17-openjdk-headless; "
     "macOS: brew install openjdk@17) and put its `java` on the PATH, or set JAVA_HOME to its folder"
@@ -24,8 +24,8 @@ def require_java() -> Path:
     if java is None or not Path(java).exists():
         raise EnvironmentMissing(f"Java was not found ({f'JAVA_HOME={home}' if home else 'no java on the PATH'}): {HINT}")
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(\d+)', answer)
-    if found is None or int(found.group(1)) not in SUPPORTED:
+    found = re.search(r'version "(1\.\d+|\d+)', answer)  # up to 8 they were called 1.x
+    if found is None or found.group(1) not in SUPPORTED:
         version = f"Java {found.group(1)}" if found else f"not a Java that works ({answer.strip() or 'it printed no version'})"
         raise EnvironmentMissing(f"{java} is {version}; Spark 4.1 needs Java 17 or 21: {HINT}")
     return Path(java)

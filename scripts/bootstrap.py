@@ -7,6 +7,7 @@ compares stamps and hashes and asks the network for nothing. Whatever is wrong o
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,21 @@ def make_environment() -> None:
                 "make setup PYTHON=python3.12"
             )
     say("installing the locked packages into .venv; once, a few minutes")
-    pip("install", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS))
+    with tempfile.TemporaryDirectory() as folder:
+        builder = Path(folder) / "builder.lock"
+        builder.write_text(locked_package("setuptools"))
+        pip("install", "--require-hashes", "--no-deps", "-r", str(builder))
+    # pyspark comes as source only: without isolation it is built with the setuptools of the lock, not with any that pip would fetch.
+    pip("install", "--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(REQUIREMENTS))
     stamp.write_text(wanted)
+
+
+def locked_package(name: str) -> str:
+    """The lines of requirements.lock about one package."""
+    found = re.search(rf"^{name}==.*(\n    --hash=.*)+$", REQUIREMENTS.read_text(), re.MULTILINE)
+    if found is None:
+        raise EnvironmentMissing(f"{REQUIREMENTS} does not hold {name}: run `make lock`")
+    return found.group() + "\n"
 
 
 def install_package() -> None:

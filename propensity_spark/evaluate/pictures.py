@@ -138,7 +138,7 @@ def _gain(gain: Sequence[Mapping[str, Any]]) -> Figure:
     value, low, high = ([0.0] + [_or(point[end], point["value"]) for point in gain] for end in ("value", "low", "high"))
     axes.fill_between(shares, low, high, color=BLUE, alpha=0.18, lw=0, label="95% interval")
     axes.plot(shares, value, color=BLUE, marker="o", ms=4, label=NAMES["challenger"])
-    axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="Chance")
+    axes.plot([0, 1], [0, value[-1]], color=GREY, lw=1, label="Random order")
     axes.set(xlabel="Share of candidates, best scores first", ylabel="Share of all purchases reached", xlim=(0, 1), ylim=(0, 1.01))
     _percent(axes, "xy")
     axes.legend(loc="lower right")

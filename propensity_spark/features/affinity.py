@@ -19,7 +19,7 @@ from propensity_spark.features.windows import (
     with_window_ends,
 )
 
-UNKNOWN_SECTOR = "\u0000unknown"  # no source can have a sector of this name
+UNKNOWN_SECTOR, ALL_SECTORS = "\u0000unknown", "\u0000all"  # no source has sectors of these names
 BUYER_DAYS = (7, 30, 90)
 VIEW_DAYS = (7, 30)
 
@@ -68,10 +68,10 @@ def sector_intervals(items: DataFrame, grid: Grid) -> DataFrame:
 
 
 def sector_spending(events: DataFrame, items: DataFrame | None, grid: Grid) -> DataFrame:
-    """What each user spent (`amount` of `buy`) in 365 days by the items' sector as of the date.
+    """What each user spent (`amount` of `buy`) in 365 days by the items' sector as of each date, and in all.
 
-    Out: one row per user and position from the first purchase on: `total` and `spending`, an array of (sector, amount)
-    in the order of sector; items without a sector count as `UNKNOWN_SECTOR`.
+    Out: one row per user with any purchase; `spent`, a map from sector to an array by position. Items without a sector
+    count as `UNKNOWN_SECTOR`; the sum over all is at `ALL_SECTORS`.
     """
     key = ["user_id", "sector"]
     buys = events.where(F.col("event_type") == "buy").groupBy("user_id", "item_id", "event_date", "enters", "leaves")
@@ -86,23 +86,47 @@ def sector_spending(events: DataFrame, items: DataFrame | None, grid: Grid) -> D
                 "leaves_365": F.least("leaves_365", "sector_until"),
             }
         )
+    spent = spent.withColumn("sector", F.explode(F.array("sector", F.lit(ALL_SECTORS))))
     changes = entries_and_exits(spent, key, [Measure("amount", "amount", "leaves_365")], grid)
-    by_sector = each_position(running_state(changes, key, grid, ["amount"]))
-    return by_sector.groupBy("user_id", "position").agg(
-        F.sum("amount").cast(MONEY_SUM).alias("total"),
-        F.sort_array(F.collect_list(F.struct("sector", F.col("amount").cast(MONEY_SUM).alias("amount")))).alias("spending"),
-    )
+    state = running_state(changes, key, grid, ["amount"])
+    stretches = F.sort_array(F.collect_list(F.struct("position", "until", F.col("amount").cast("double").alias("amount"))))
+    by_sector = state.groupBy(*key).agg(stretches.alias("stretches"))
+    before = F.array_repeat(F.lit(0.0), F.get("stretches", F.lit(0))["position"])
+    after = F.flatten(F.transform("stretches", lambda part: F.array_repeat(part["amount"], part["until"] - part["position"])))
+    entry = F.struct("sector", F.concat(before, after).alias("amounts"))
+    return by_sector.groupBy("user_id").agg(F.map_from_entries(F.sort_array(F.collect_list(entry))).alias("spent"))
 
 
-def sector_shares(spending: DataFrame) -> DataFrame:
-    """One row per user: `shares`, a map from position to (map from sector to share); no entry where the total is not positive."""
+def spent_in(sector: Column) -> Column:
+    """Amount of `spent` in a sector at `position`; null where there is no such sector."""
+    return F.get(F.try_element_at("spent", sector), F.col("position"))
 
-    def share(entry: Column) -> Column:
-        return F.struct(entry["sector"], entry["amount"].cast("double") / F.col("total").cast("double"))
 
-    shares = F.map_from_entries(F.transform("spending", share))
-    positive = spending.where(F.col("total") > 0)
-    return positive.groupBy("user_id").agg(F.map_from_entries(F.collect_list(F.struct("position", shares))).alias("shares"))
+def portfolio_diversity() -> Column:
+    """1 − Σ share² over the sectors of `spent` at `position`, null unless the total is positive.
+
+    Computed as 2 · Σ share·share' over pairs of sectors, in which nothing cancels.
+    """
+    total = spent_in(F.lit(ALL_SECTORS))
+    start = F.struct(F.lit(0.0).alias("sum"), F.lit(0.0).alias("pairs"))
+    amounts = F.map_values(F.map_filter("spent", lambda sector, _: sector != ALL_SECTORS))
+
+    def add(so_far: Column, by_position: Column) -> Column:
+        share = F.get(by_position, F.col("position")) / total
+        return F.struct((so_far["sum"] + share).alias("sum"), (so_far["pairs"] + so_far["sum"] * share).alias("pairs"))
+
+    return F.when(total > 0, F.aggregate(amounts, start, add, lambda sums: 2 * sums["pairs"]))
+
+
+def favourite_sectors() -> Column:
+    """The known sectors of `spent` with a positive amount at `position`, the largest first, ties by name."""
+    known = F.map_entries(F.map_filter("spent", lambda sector, _: ~sector.isin(UNKNOWN_SECTOR, ALL_SECTORS)))
+
+    def ranked(entry: Column) -> Column:
+        return F.struct((-F.get(entry["value"], F.col("position"))).alias("least_first"), entry["key"].alias("sector"))
+
+    amounts = F.transform(known, ranked)
+    return F.sort_array(F.filter(amounts, lambda entry: entry["least_first"] < 0))
 
 
 def pair_changes(events: DataFrame, grid: Grid, viewed_days: int, held_days: int) -> list[DataFrame]:

@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.config import CandidateSettings
-from propensity_spark.features.affinity import UNKNOWN_SECTOR, VIEW_DAYS, pair_changes, sector_shares
+from propensity_spark.features.affinity import ALL_SECTORS, UNKNOWN_SECTOR, VIEW_DAYS, favourite_sectors, pair_changes, spent_in
 from propensity_spark.features.registry import USER_ITEM_FEATURES
 from propensity_spark.features.windows import Grid, Measure, each_position, entries_and_exits, running_state
 
@@ -33,16 +33,16 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
     state = running_state(together, key, grid, _STATE, latest=["last_view", "last_buy"])
     source = candidate_source(["held", "viewed", "affine", "popular", "all"])
     chosen = state.withColumn("candidate_source", source).where(F.col("candidate_source").isNotNull())
-    rows = each_position(chosen.join(sector_shares(spending), ["user_id"], "left"))
+    rows = each_position(chosen.join(spending, ["user_id"], "left"))
     rows = rows.join(F.broadcast(item_dates), ["item_id", "position"], "inner").withColumn("as_of_date", grid.day(F.col("position")))
-    share = F.try_element_at(F.try_element_at("shares", F.col("position")), F.coalesce("sector", F.lit(UNKNOWN_SECTOR)))
-    spent = F.map_contains_key("shares", F.col("position"))
+    total = spent_in(F.lit(ALL_SECTORS))
+    share = F.coalesce(spent_in(F.coalesce("sector", F.lit(UNKNOWN_SECTOR))), F.lit(0.0)) / total
     day = F.col("as_of_date")
     return rows.withColumns(
         {
             "days_since_item_view": F.date_diff(day, F.col("last_view")).cast("long"),
             "days_since_item_purchase": F.date_diff(day, F.col("last_buy")).cast("long"),
-            "sector_affinity_365d": F.when(spent, F.coalesce(share, F.lit(0.0))),
+            "sector_affinity_365d": F.when(total > 0, share),
             "item_buyers_trend": F.try_divide(F.col("item_buyers_7d") * F.lit(30.0) / F.lit(7.0), F.col("item_buyers_30d")),
         }
     ).select(*USER_ITEM_FEATURES.column_names)
@@ -57,7 +57,7 @@ def offer_changes(events: DataFrame, item_dates: DataFrame, spending: DataFrame,
     """When an item becomes (+1) and ceases to be (−1) affine, popular or one of all for a user with a visible event."""
     order = Window.partitionBy("user_id").orderBy("position")
     nothing = F.array().cast("array<string>")
-    offers = population(events, grid).join(spending, ["user_id", "position"], "left")
+    offers = population(events, grid).join(spending, ["user_id"], "left")
     offers = offers.join(F.broadcast(offered_items(item_dates, settings)), ["position"], "left")
 
     def of_sector(entry: Column) -> Column:
@@ -86,12 +86,6 @@ def population(events: DataFrame, grid: Grid) -> DataFrame:
     seen = events.groupBy("user_id", "enters", "leaves").agg(F.count("*").alias("events"))
     changes = entries_and_exits(seen, ["user_id"], [Measure("living", "events", "leaves")], grid)
     return each_position(running_state(changes, ["user_id"], grid, ["living"]))
-
-
-def favourite_sectors() -> Column:
-    """The known sectors of `spending` with a positive amount, the largest first, ties by name."""
-    known = F.filter("spending", lambda entry: (entry["amount"] > 0) & (entry["sector"] != UNKNOWN_SECTOR))
-    return F.sort_array(F.transform(known, lambda entry: F.struct((-entry["amount"]).alias("least_first"), entry["sector"])))
 
 
 def offered_items(item_dates: DataFrame, settings: CandidateSettings) -> DataFrame:

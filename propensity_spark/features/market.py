@@ -12,10 +12,11 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.features.registry import MARKET_FEATURES, MOMENTUM_SESSIONS
-from propensity_spark.features.windows import Grid, attributes_as_of, version_intervals, with_rolling
+from propensity_spark.features.windows import Grid, Rolling, attributes_as_of, version_intervals, with_rolling
 
 STALE_AFTER_DAYS = 7
-VOLATILITY, VOLUME, DRAWDOWN = 21, 30, 252
+VOLATILITY, VOLUME, WEEK, DRAWDOWN = 21, 30, 5, 252
+_AS_KNOWN_LAST = -1  # the series that is no position's own
 _OF_BAR = [
     "return_1d",
     *(f"momentum_{n}d" for n in MOMENTUM_SESSIONS),
@@ -36,11 +37,7 @@ def market_features(bars: DataFrame, corporate_actions: DataFrame, items: DataFr
     day_of_week and last_session_date is null when the last visible bar is more than 7 days older than D.
     Formulas, units and nulls: `registry.FEATURES`.
     """
-    lives = daily_bars(bars, grid)
-    splits = split_lives(corporate_actions, grid)
-    odd = odd_dates(lives, splits, grid)
-    rows = as_known_last(lives, splits, grid).join(odd, ["item_id", "position"], "left_anti")
-    rows = rows.unionByName(as_known_then(lives, splits, odd))
+    rows = features_by_position(daily_bars(bars, grid), split_lives(corporate_actions, grid), grid)
     day = grid.day(F.col("position"))
     fresh = F.date_diff(day, F.col("session_date")) <= STALE_AFTER_DAYS
     in_shares_of_the_day = F.col("avg_volume_30d") * _product(F.filter("splits", lambda split: split["ex_date"] <= day))
@@ -74,9 +71,8 @@ def odd_dates(lives: DataFrame, splits: DataFrame, grid: Grid) -> DataFrame:
     yet; a split was past its ex_date but not visible yet, or visible in a version that has been replaced since.
     """
     last = F.col("leaves") == grid.size
-    bar_from = F.when(last, F.col("enters")).otherwise(F.col("enters"))
     bars = with_complete_from(lives.where(last)).select("item_id", "enters", F.col("complete_from").alias("leaves"))
-    replaced = lives.where(~last).select("item_id", bar_from.alias("enters"), "leaves")
+    replaced = lives.where(~last).select("item_id", "enters", "leaves")
     split = splits.select(
         "item_id",
         F.when(last, grid.position(F.col("ex_date"))).otherwise(F.col("enters")).alias("enters"),
@@ -92,31 +88,29 @@ def with_complete_from(lives: DataFrame) -> DataFrame:
     return lives.withColumn("complete_from", F.max("enters").over(upto))
 
 
-def as_known_last(lives: DataFrame, splits: DataFrame, grid: Grid) -> DataFrame:
-    """Features on every position as if each version that is visible at the end had been known from its own session on."""
-    last = F.col("leaves") == grid.size
-    order = Window.partitionBy("item_id").orderBy("session_date")
-    series = with_splits(with_complete_from(lives.where(last)), splits.where(last), ["item_id"])
-    rows = bar_features(series, ["item_id"]).withColumn("until", F.lead("complete_from", 1, grid.size).over(order))
-    rows = rows.where(F.col("complete_from") < F.col("until"))
-    return rows.select(
-        "item_id",
-        F.explode(F.sequence("complete_from", F.col("until") - 1)).alias("position"),
-        "session_date",
-        "splits",
-        *_OF_BAR,
-    )
+def features_by_position(lives: DataFrame, splits: DataFrame, grid: Grid) -> DataFrame:
+    """(item_id, position, session_date, splits, features) of the last bar visible on each position.
 
-
-def as_known_then(lives: DataFrame, splits: DataFrame, odd: DataFrame) -> DataFrame:
-    """Features on the odd dates alone, each from the whole history as it was visible then."""
-    key = ["item_id", "position"]
-    alive = (F.col("enters") <= F.col("position")) & (F.col("position") < F.col("leaves"))
-    series = odd.join(lives, ["item_id"], "inner").where(alive)
-    series = with_splits(series, odd.join(splits, ["item_id"], "inner").where(alive), key)
-    newest_first = Window.partitionBy(*key).orderBy(F.desc("session_date"))
-    rows = bar_features(series, key).withColumn("age", F.row_number().over(newest_first)).where(F.col("age") == 1)
-    return rows.select(*key, "session_date", "splits", *_OF_BAR)
+    One series per item holds each version that is visible in the end, as if known from its own session on; it gives
+    every position but the odd ones. Each odd position has a series of its own: the history as it was visible then.
+    """
+    key, last = ["item_id", "series"], F.col("leaves") == grid.size
+    alive = (F.col("enters") <= F.col("series")) & (F.col("series") < F.col("leaves"))
+    odd = odd_dates(lives, splits, grid).withColumnRenamed("position", "series")
+    as_known_last = with_complete_from(lives.where(last)).withColumn("series", F.lit(_AS_KNOWN_LAST))
+    as_known_then = lives.join(odd, ["item_id"], "inner").where(alive).withColumn("complete_from", F.col("series"))
+    splits_last = splits.where(last).withColumn("series", F.lit(_AS_KNOWN_LAST))
+    splits_then = splits.join(odd, ["item_id"], "inner").where(alive)
+    series = with_splits(as_known_last.unionByName(as_known_then), splits_last.unionByName(splits_then), key)
+    order = Window.partitionBy(*key).orderBy("session_date")
+    rows = bar_features(series, key).withColumn("until", F.lead("complete_from", 1).over(order))
+    then, is_newest = F.col("series") != _AS_KNOWN_LAST, F.col("until").isNull()
+    end = F.when(then, F.col("series") + is_newest.cast("int")).otherwise(F.coalesce("until", F.lit(grid.size)))
+    rows = rows.withColumn("until", end).where(F.col("complete_from") < F.col("until"))
+    rows = rows.withColumn("position", F.explode(F.sequence("complete_from", F.col("until") - 1)))
+    known_then = odd.select("item_id", F.col("series").alias("position"), F.lit(True).alias("is_odd"))
+    rows = rows.join(known_then, ["item_id", "position"], "left").where(then | F.col("is_odd").isNull())
+    return rows.select("item_id", "position", "session_date", "splits", *_OF_BAR)
 
 
 def _product(splits: Column) -> Column:
@@ -157,14 +151,17 @@ def bar_features(series: DataFrame, key: Sequence[str]) -> DataFrame:
             "range_1d": F.try_divide(F.col("high") - F.col("low"), F.col("close")),
         }
     )
-    rows = with_rolling(rows, key, "row", DRAWDOWN, {"peak": F.max("price")})
-    rows = with_rolling(rows, key, "row", VOLUME, {"month": F.sum("shares")})
-    rows = with_rolling(rows, key, "row", 5, {"week": F.sum("shares")})
-    spread = {"n": F.count("change"), "mean": F.avg("change"), "variance": F.var_pop("change")}
-    rows = with_rolling(rows, key, "returns", VOLATILITY, spread)
+    moments = {"n": F.count("change"), "mean": F.avg("change"), "variance": F.var_pop("change")}
+    windows = [
+        Rolling("row", DRAWDOWN, {"peak": F.max("price")}),
+        Rolling("row", VOLUME, {"month": F.sum("shares")}),
+        Rolling("row", WEEK, {"week": F.sum("shares")}),
+        Rolling("returns", VOLATILITY, moments),
+    ]
+    rows = with_rolling(rows, key, windows)
     mean_volume = F.lag(F.col("month_head") + F.coalesce("month_tail", F.lit(0.0))).over(order) / VOLUME
     rows = rows.withColumn("avg_volume_30d", F.when(F.col("row") > VOLUME, mean_volume))
-    week = (F.col("week_head") + F.coalesce("week_tail", F.lit(0.0))) / 5
+    week = (F.col("week_head") + F.coalesce("week_tail", F.lit(0.0))) / WEEK
     return rows.withColumns(
         {
             "volume_ratio_30d": F.try_divide(F.col("shares"), F.col("avg_volume_30d")),

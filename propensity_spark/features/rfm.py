@@ -8,6 +8,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from propensity_spark.features.affinity import portfolio_diversity
 from propensity_spark.features.registry import MONEY_SUM, USER_FEATURES
 from propensity_spark.features.windows import (
     Grid,
@@ -27,7 +28,7 @@ VIEW_DAYS = (7, 30)
 
 
 def user_features(
-    events: DataFrame, activity: DataFrame, users: DataFrame | None, spending: DataFrame, grid: Grid, risk_levels: Sequence[str]
+    events: DataFrame, activity: DataFrame, users: DataFrame | None, spending: DataFrame, *, grid: Grid, risk_levels: Sequence[str]
 ) -> DataFrame:
     """gold/user_features: one row per user with at least one visible event, on each as-of date.
 
@@ -36,7 +37,7 @@ def user_features(
     """
     state = each_position(user_state(events, grid)).where(F.col("living") > 0)
     sessions_since = activity.where(F.col("session_id").isNotNull()).agg(F.min("visible_date").alias("sessions_since"))
-    keyed = state.join(spending.select("user_id", "position", diversity()), ["user_id", "position"], "left")
+    keyed = state.join(spending, ["user_id"], "left").withColumn("portfolio_diversity", portfolio_diversity()).drop("spent")
     if users is None:
         keyed = keyed.withColumn("risk_level", F.lit(None).cast("long"))
     else:
@@ -103,16 +104,6 @@ def _days(events: DataFrame, grid: Grid) -> DataFrame:
     days = with_window_ends(days, [*VIEW_DAYS, *ORDER_DAYS], grid)
     days = union_intervals(days, ["user_id", "event_date"], ["leaves_30"])
     return days.withColumns({"first_event": F.col("event_date"), "one": F.lit(1).cast("long")})
-
-
-def diversity() -> Column:
-    """1 − Σ(share by sector)² as Σ share·(1 − share), which cancels nothing; null unless the total is positive."""
-    total = F.col("total").cast("double")
-
-    def add(sum_: Column, entry: Column) -> Column:
-        return sum_ + entry["amount"].cast("double") / total * ((F.col("total") - entry["amount"]).cast("double") / total)
-
-    return F.when(F.col("total") > 0, F.aggregate("spending", F.lit(0.0), add)).alias("portfolio_diversity")
 
 
 def risk_level(risk_levels: Sequence[str]) -> Column:

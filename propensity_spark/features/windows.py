@@ -158,7 +158,7 @@ def extremes(lives: DataFrame, key: Sequence[str], values: Sequence[str], grid: 
 
 
 def running_state(
-    changes: DataFrame, key: Sequence[str], grid: Grid, sums: Sequence[str], latest: Sequence[str] = (), earliest: Sequence[str] = ()
+    changes: DataFrame, key: Sequence[str], grid: Grid, sums: Sequence[str], *, latest: Sequence[str] = (), earliest: Sequence[str] = ()
 ) -> DataFrame:
     """The state of each key on positions [position, until), from its changes. Sums start at 0, extremes at null."""
     order = Window.partitionBy(*key).orderBy("position")
@@ -199,22 +199,32 @@ def attributes_as_of(versions: DataFrame, entity: str, columns: Sequence[str], g
     return each_position(valid).groupBy(entity, "position").agg(newest).select(entity, "position", "newest.*")
 
 
-def with_rolling(rows: DataFrame, key: Sequence[str], row: str, size: int, aggregates: Mapping[str, Column]) -> DataFrame:
+@dataclass(frozen=True)
+class Rolling:
+    """Aggregates by name over the last `size` rows; `row` numbers the rows of a key from 1."""
+
+    row: str
+    size: int
+    aggregates: Mapping[str, Column]
+
+
+def with_rolling(rows: DataFrame, key: Sequence[str], windows: Sequence[Rolling]) -> DataFrame:
     """Add `<name>_head` and `<name>_tail` per aggregate: together they are the last `size` rows, each row once.
 
-    `row` numbers the rows of a key from 1. Rows are cut into blocks of `size`; the head aggregates from the start of the
-    row's block, the tail from the first row of the window to the end of the block before (null where the head is all).
-    Each is one growing frame, so the cost per row does not depend on `size`, and nothing is subtracted (van Herk 1992).
-    Meaningless where `row` < `size`.
+    Rows are cut into blocks of `size`; the head aggregates from the start of the row's block, the tail from the first
+    row of the window to the end of the block before (null where the head is all). Each is one growing frame, so the cost
+    per row does not depend on `size`, and nothing is subtracted (van Herk 1992). Meaningless where `row` < `size`.
     """
-    block = F.floor((F.col(row) - 1) / size)
-    start = Window.partitionBy(*key, "block")
-    head = start.orderBy(row).rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    tail = start.orderBy(F.desc(row)).rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    shift = Window.partitionBy(*key).orderBy(row)
-    result = rows.withColumn("block", block).withColumns({f"{name}_tail": value.over(tail) for name, value in aggregates.items()})
-    result = result.withColumns({f"{name}_head": value.over(head) for name, value in aggregates.items()})
-    crosses = F.col(row) % size != 0
-    return result.withColumns({f"{name}_tail": F.when(crosses, F.lag(f"{name}_tail", size - 1).over(shift)) for name in aggregates}).drop(
-        "block"
-    )
+    upto = (Window.unboundedPreceding, Window.currentRow)
+    for window in windows:
+        rows = rows.withColumn("block", F.floor((F.col(window.row) - 1) / window.size))
+        block = Window.partitionBy(*key, "block")
+        down, up = block.orderBy(F.desc(window.row)).rowsBetween(*upto), block.orderBy(window.row).rowsBetween(*upto)
+        rows = rows.withColumns({f"{name}_tail": value.over(down) for name, value in window.aggregates.items()})
+        rows = rows.withColumns({f"{name}_head": value.over(up) for name, value in window.aggregates.items()})
+    tails = {}
+    for window in windows:
+        order = Window.partitionBy(*key).orderBy(windows[0].row)
+        for name in window.aggregates:
+            tails[f"{name}_tail"] = F.when(F.col(window.row) % window.size != 0, F.lag(f"{name}_tail", window.size - 1).over(order))
+    return rows.withColumns(tails).drop("block")

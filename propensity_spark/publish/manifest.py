@@ -125,16 +125,18 @@ def describe_part(store: Store, folder: str, name: str) -> PartFile:
     return PartFile(name, size, rows, digest)
 
 
-def check_files(store: Store, manifest: Manifest, *, hashes: bool) -> None:
-    """Hold the stored part files against the manifest: none missing, none extra, sizes, and with `hashes` the content.
+def check_files(store: Store, manifest: Manifest, *, hashes: bool, extra: bool) -> None:
+    """Hold the stored part files against the manifest: none missing, their sizes, with `hashes` their content.
 
-    Raises PublishedRunInvalid that names the file, what was expected and what was found.
+    With `extra` also that there is no other part file: whoever reads by the manifest is not disturbed by one, whoever
+    lists the folder is. Raises PublishedRunInvalid that names the file, what was expected and what was found.
     """
     where = store.spark_path(manifest.folder)
     sizes = {name: size for name, size in store.sizes(manifest.folder).items() if name.startswith("part-")}
     expected = {file.key: file for file in manifest.files}
     problems = [f"{name}: expected, not found" for name in sorted(expected.keys() - sizes.keys())]
-    problems += [f"{name}: found, but not in the manifest" for name in sorted(sizes.keys() - expected.keys())]
+    if extra:
+        problems += [f"{name}: found, but not in the manifest" for name in sorted(sizes.keys() - expected.keys())]
     for name in sorted(expected.keys() & sizes.keys()):
         if sizes[name] != expected[name].bytes:
             problems.append(f"{name}: expected {expected[name].bytes} bytes, found {sizes[name]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,10 +98,10 @@ class S3Store:
         for key in keys:
             self.client.delete_object(Bucket=self.bucket, Key=key)
 
-    def settle(self, folder: str) -> None:
-        """Drop what Spark leaves beside the data; a stored object is durable as it is."""
+    def settle(self, folder: str, keep: Collection[str]) -> None:
+        """Drop everything in a run's folder but `keep`; a stored object is durable as it is."""
         for name in self.sizes(folder):
-            if not name.startswith("part-"):
+            if name not in keep:
                 self.client.delete_object(Bucket=self.bucket, Key=self._key(f"{folder}/{name}"))
 
     def days(self) -> list[str]:

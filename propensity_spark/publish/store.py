@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,14 +76,16 @@ class LocalStore:
             (base / "_manifest.json").unlink(missing_ok=True)
             shutil.rmtree(base)
 
-    def settle(self, folder: str) -> None:
-        """Drop what Spark leaves beside the data (checksum files, markers) and force the data to the disk."""
+    def settle(self, folder: str, keep: Collection[str]) -> None:
+        """Drop everything in a run's folder but `keep` (what Spark or a dying writer left) and force that to the disk."""
         for path in (self.root / folder).iterdir():
-            if not path.name.startswith("part-"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                continue
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            if path.name in keep:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         _sync_folder(self.root / folder)
 
     def days(self) -> list[str]:

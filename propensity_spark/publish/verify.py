@@ -49,7 +49,7 @@ def verify(uri: str, as_of_date: date | str | None = None) -> list[Verified]:
 
 
 def _verify_run(store: Store, manifest: Manifest) -> Verified:
-    check_files(store, manifest, hashes=True)
+    check_files(store, manifest, hashes=True, extra=True)
     users: set[str] = set()
     for file in manifest.files:
         where = store.spark_path(f"{manifest.folder}/{file.key}")

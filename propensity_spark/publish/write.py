@@ -99,11 +99,13 @@ def _run_id(digest: str, as_of: date, grain: str, model: tuple[str, str], proven
 
 
 def _is_stored(store: Store, manifest: Manifest) -> bool:
-    """Whether the run is there, complete and undamaged. One that is not has no readers to protect."""
+    """Whether the run is there, complete and undamaged; then only strays beside it go. One that is not has no readers."""
     try:
-        check_files(store, read_manifest(store, manifest.day, manifest.run_id), hashes=True)
+        stored = read_manifest(store, manifest.day, manifest.run_id)
+        check_files(store, stored, hashes=True, extra=False)
     except PublishedRunInvalid:
         return False
+    store.settle(manifest.folder, [MANIFEST, *(file.key for file in stored.files)])
     return True
 
 
@@ -119,8 +121,9 @@ def _write_run(store: Store, scores: DataFrame, manifest: Manifest, files: int) 
         .option("compression", "snappy")
         .parquet(store.spark_path(manifest.folder))
     )
-    store.settle(manifest.folder)
-    parts = tuple(describe_part(store, manifest.folder, name) for name in sorted(store.sizes(manifest.folder)))
+    names = sorted(name for name in store.sizes(manifest.folder) if name.startswith("part-"))
+    store.settle(manifest.folder, names)
+    parts = tuple(describe_part(store, manifest.folder, name) for name in names)
     stored = sum(part.rows for part in parts)
     if stored != manifest.rows:
         raise PublishConflict(

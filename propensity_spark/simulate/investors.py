@@ -176,7 +176,7 @@ def step(crowd: Crowd, state: State, day: Day, rng: np.random.Generator, users: 
     searched, viewed, watched = _browse(state, appeal, who, rng)
     sold = _sell(crowd, state, day, who, rng)
     urge = 0.9 * tide[row] + 0.8 * state.mood[row, future] + crowd.buying[who.user]
-    eager = 0.9 * appeal + 0.9 * np.log1p(state.interest[row, future])
+    eager = 0.8 * appeal + 1.7 * np.log1p(state.interest[row, future])
     orders = _order(state, np.where(day.tradable[seen], eager, -np.inf), urge, who, rng)
     return Visits(who, searched, viewed, watched, sold, orders)
 

@@ -67,7 +67,7 @@ def map_columns(fields: DataFrame, source: Source, table: Table, date_zone: str)
     mapped = expressions(source)
     declared = {column.name: column.type for column in table.columns if column.name not in DERIVED}
     free = {name: text for name, text in mapped.items() if name not in declared}
-    if free and "attributes" not in table.column_names or free.keys() & DERIVED:
+    if (free and "attributes" not in table.column_names) or free.keys() & DERIVED:
         raise ConfigurationError(
             f"source {source.name}: columns {sorted(free)} are not in {table.full_name}; expected some of {sorted(declared)}"
         )

@@ -80,7 +80,7 @@ def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str 
     key = written_as(source)
     if key is not None:
         rows = rows.where(F.col("context")[key].eqNullSafe(F.lit(columns)))
-    fields = decode(rows, source, columns, tuple([*expressions(source).values(), getattr(source, "where", None) or ""]))
+    fields = decode(rows, source, columns, (*expressions(source).values(), getattr(source, "where", None) or ""))
     date_zone = clock.exchange_zone if table.name in ("bars", "corporate_actions") else (getattr(source, "time_zone", None) or clock.zone)
     typed = map_columns(fields, source, table, date_zone)
     business = [name for name in table.column_names if name not in DERIVED and name not in ("known_at", "is_deleted")]

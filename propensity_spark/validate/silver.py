@@ -54,7 +54,8 @@ def _with_payload(run: Run, rejected: DataFrame, table: Table) -> DataFrame:
 def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
     """Silver rows that are rejected now → the rows of bronze they came from (all copies), with their reasons.
 
-    A payload alone does not tell the row (a page of the feed names its ticker once), so what it leads to is parsed again and held against the key.
+    A payload alone does not tell the row (a page of the feed names its ticker once), so what it leads to is parsed
+    again and held against the key.
     """
     wanted = F.broadcast(lost.select("payload_hash", "reasons", *[F.col(name).alias(f"lost_{name}") for name in table.key]))
     bronze = run.lake.read(BRONZE[table.name]).select(*PROVENANCE)

@@ -27,8 +27,8 @@ def validate_table(run: Run, table: Table) -> Profile | None:
 def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
     """Judge the quarantined rows of a silver table again (those with `reason`, or all) after a rule or mapping is mended.
 
-    What is fine now moves to silver, the rest stays with its reasons of today; null when there was nothing to judge. The gate is for deliveries:
-    it does not judge a replay. Raises ConfigurationError for a table that has no source.
+    What is fine now moves to silver, the rest stays with its reasons of today; null when there was nothing to judge.
+    The gate is for deliveries: it does not judge a replay. Raises ConfigurationError for a table that has no source.
     """
     if table not in SILVER or not run.settings.sources.get(table):  # type: ignore[call-overload]
         raise ConfigurationError(f"replay: no source feeds {table!r}; expected one of {sorted(run.settings.sources)}")

@@ -189,6 +189,11 @@ def test_a_mistake_in_the_words_is_one_message_exit_code_2_and_nothing_written(
         (GateFailed("activity: too many rejected"), 1, "run: activity: too many rejected\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command continues where it stopped\n"),
         (ZeroDivisionError("by [zero]\nand more"), 1, "run: ZeroDivisionError: by [zero]\nThe full traceback is in "),
+        (
+            RuntimeError("in a worker\nTraceback (most recent call last):\n  deep\nKeyError: 'x'\n\nJVM stacktrace:\nmore"),
+            1,
+            "RuntimeError: KeyError: 'x'\nThe",
+        ),
         (ValueError(""), 1, "run: ValueError: \nThe full traceback is in "),
     ],
 )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,11 +15,15 @@ import pytest
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
 import propensity_spark
-from propensity_spark.errors import ConfigurationError, NothingToPublish, PublishConflict, PublishedRunInvalid
+from propensity_spark.config import CONF_DIR, load_settings
+from propensity_spark.errors import ConfigurationError, NothingToPublish, PublishConflict, PublishedRunInvalid, TableMissing
 from propensity_spark.publish import Provenance, Published, publish_scores, read_published, verify
 from propensity_spark.publish import write as write_module
 from propensity_spark.publish.store import LocalStore, open_store
-from propensity_spark.schemas import published_table, scores_table
+from propensity_spark.run import Run
+from propensity_spark.schemas import RUNS, published_table, scores_table
+from propensity_spark.stages import publish as publish_stage
+from propensity_spark.tables import Lake
 
 DAY = date(2024, 12, 31)
 PROVENANCE = Provenance(
@@ -261,17 +265,38 @@ def test_a_damaged_run_is_rebuilt_by_publishing_again(publish: Callable[..., Pub
 def test_rows_that_change_during_the_write_are_noticed(
     publish: Callable[..., Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = LocalStore.settle
+    original = DataFrameWriter.parquet
 
-    def settle(store: LocalStore, folder: str) -> None:
-        original(store, folder)
-        part = next((store.root / folder).glob("part-*"))
+    def parquet(writer: DataFrameWriter, path: str) -> None:
+        original(writer, path)
+        part = next(Path(path).glob("part-*"))
         (part.parent / "part-of-another.parquet").write_bytes(part.read_bytes())
 
-    monkeypatch.setattr(LocalStore, "settle", settle)
+    monkeypatch.setattr(DataFrameWriter, "parquet", parquet)
     with pytest.raises(PublishConflict, match="expected 60 rows, found"):
         publish(_rows())
     assert not (tmp_path / "as_of_date=2024-12-31" / "_CURRENT").exists()
+
+
+def test_a_part_that_is_not_parquet_is_noticed(publish: Callable[..., Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parquet(writer: DataFrameWriter, path: str) -> None:
+        Path(path).mkdir(parents=True)
+        (Path(path) / "part-0.parquet").write_bytes(b"half")
+
+    monkeypatch.setattr(DataFrameWriter, "parquet", parquet)
+    with pytest.raises(PublishedRunInvalid, match=r"part-0.parquet: expected Parquet, found 4 other bytes"):
+        publish(_rows())
+
+
+def test_a_stray_file_does_not_disturb_readers_and_goes_at_the_next_publication(publish: Callable[..., Published], tmp_path: Path) -> None:
+    location = Path(publish(_rows()).location)
+    kept = _stored(location)
+    (location / "part-stray.parquet").write_bytes(b"from a writer that died late")
+    assert _read(tmp_path) == _without_date(_rows())
+    with pytest.raises(PublishedRunInvalid, match=r"part-stray.parquet: found, but not in the manifest"):
+        verify(str(tmp_path))
+    assert not publish(_rows()).is_new
+    assert _stored(location) == kept
 
 
 def test_only_one_process_publishes_a_date(publish: Callable[..., Published], tmp_path: Path) -> None:
@@ -432,3 +457,39 @@ def test_verify_counts_rows_and_keeps_users_in_one_file(tmp_path: Path) -> None:
     _plant(tmp_path / "users", GOOD, GOOD)
     with pytest.raises(PublishedRunInvalid, match=r"part-1.parquet: user 'a' is in another file too"):
         verify(str(tmp_path / "users"))
+
+
+# --- the stage ---------------------------------------------------------------------------------------------------
+
+
+def _run_row(stage: str, day: date, hour: int, status: str, inputs: dict[str, int]) -> Row:
+    started = datetime(2025, 1, 1, hour, 30, tzinfo=UTC)
+    return (f"{stage}-{hour}", stage, "stocks", day, "f", inputs, {}, 1, 1, 0, 1.0, f"config{hour}", "0.1.0", status, None, None, started)
+
+
+def test_stage_publishes_the_scores_of_its_date_with_their_provenance(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
+    overrides = [f"lake.root={tmp_path / 'lake'}", f"publish.uri={tmp_path / 'out'}"]
+    run = Run(spark, load_settings(CONF_DIR / "local.yml", "stocks", overrides), lake, DAY, "publish-1", datetime(2025, 1, 2, tzinfo=UTC))
+    other = [(*row[:2], date(2024, 12, 30), *row[3:]) for row in _rows(shift=0.1)]
+    lake.append(_frame(spark, _rows() + other), scores_table("user_item"))
+    runs = [
+        _run_row("features", DAY, 1, "succeeded", {"silver/activity": 7}),
+        _run_row("score", DAY, 2, "succeeded", {"gold/user_features": 1}),
+        _run_row("score", date(2024, 12, 30), 9, "succeeded", {"gold/user_features": 9}),
+        _run_row("score", DAY, 8, "failed", {"gold/user_features": 8}),
+    ]
+    lake.append(spark.createDataFrame(runs[:1] + runs[2:], RUNS.schema), RUNS)
+    with pytest.raises(TableMissing, match="expected a successful score run for as_of_date=2024-12-31"):
+        publish_stage.STAGE.execute(run)
+    lake.append(spark.createDataFrame([runs[1], _run_row("score", DAY, 3, "succeeded", {"gold/user_features": 2})], RUNS.schema), RUNS)
+    outcome = publish_stage.STAGE.execute(run)
+    assert (outcome.rows_in, outcome.rows_out) == (60, 60)
+    assert _read(tmp_path / "out") == _without_date(_rows())
+    manifest = json.loads((Path(outcome.facts["published"]) / "_manifest.json").read_text())
+    assert manifest["feature_table_versions"] == {"gold/user_features": 2}
+    assert manifest["input_table_versions"] == {"silver/activity": 7}
+    assert (manifest["config_version"], manifest["scored_at"]) == ("config3", "2025-01-01T03:30:00.000000Z")
+    assert outcome.facts["run_id"] in outcome.note
+    again = publish_stage.STAGE.execute(run)
+    assert again.facts == outcome.facts
+    assert "unchanged" in again.note

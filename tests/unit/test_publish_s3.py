@@ -162,7 +162,7 @@ def test_listing_opening_and_clearing(store: S3Store) -> None:
     assert store.sizes(folder) == {"part-0": 3, "_SUCCESS": 0, "_temporary/0/part-0": 1, "_manifest.json": 2}
     with store.open(f"{folder}/part-0") as file:
         assert io.BytesIO(file.read()).getvalue() == b"abc"
-    store.settle(folder)
+    store.settle(folder, ["part-0"])
     assert store.sizes(folder) == {"part-0": 3}
     store.clear(folder)
     assert store.sizes(folder) == {}

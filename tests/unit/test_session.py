@@ -31,7 +31,7 @@ def test_java_17_and_21_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("says", "found"),
     [
         ('openjdk version "11.0.22" 2024-01-16', "is Java 11;"),
-        ('java version "1.8.0_401"', "is Java 1;"),
+        ('java version "1.8.0_401"', "is Java 1.8;"),
         ('openjdk version "25" 2025-09-16', "is Java 25;"),
         ("The operation could not be completed. Unable to locate a Java Runtime.", "Unable to locate a Java Runtime"),
         ("", "it printed no version"),

@@ -1,0 +1,135 @@
+"""One and the same silver and quarantine, whatever the order of arrival and however deliveries are batched."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source
+from validate_support import settings as make_settings
+
+from propensity_spark.config import LakeSettings
+from propensity_spark.schemas import ACTIVITY, BARS, QUARANTINE, SILVER, USERS
+from propensity_spark.tables import Lake
+from propensity_spark.validate.table import validate_table
+
+_FOLDERS = itertools.count()
+
+
+def _bars(chance: random.Random) -> list[str]:
+    """Bars of a few items with gaps, bad prints, corrections, deletions, conflicts and the same thing written differently."""
+    rows = []
+    for item in "ABCD":
+        day = date(2024, 1, 2)
+        for _ in range(chance.randint(4, 14)):
+            day += timedelta(days=chance.choice([1, 1, 1, 2, 9, 11]))
+            for version in range(chance.choice([1, 1, 1, 2])):
+                for _ in range(chance.choice([1, 1, 1, 2])):
+                    close = chance.choice([100, 100, 100, 101, 180, 100.0])
+                    known = f"{day + timedelta(days=version)}T22:00:00Z"
+                    deleted = version == 1 and chance.random() < 0.2
+                    row = (
+                        f'{{"item_id":"{item}","bar_size":"1d","ts":"{day}","open":{close},"high":{close},"low":{close},"close":{close},'
+                        f'"volume":{chance.choice(["10", "10.0"])},"known_at":"{known}","is_deleted":{str(deleted).lower()}}}'
+                    )
+                    rows += [row] * chance.choice([1, 1, 2])
+    return rows
+
+
+def _events(chance: random.Random) -> list[str]:
+    """Events with corrections, moved dates, conflicts, repeated lines and users who are not known yet."""
+    rows = []
+    for number in range(25):
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            day = chance.choice([4, 4, 4, 5])
+            known = f"2024-03-0{chance.choice([5, 6, 7])}T00:00:00Z"
+            quantity = chance.choice(["1", "1.0", "2"])
+            user = chance.choice(["u1", "u2", "u2", "u3", "nobody"])
+            row = (
+                f'{{"event_id":"e{number}","user_id":"{user}","item_id":"A","event_type":"buy","event_ts":"2024-03-0{day}T10:00:00Z",'
+                f'"quantity":{quantity},"price":5,"known_at":"{known}","is_deleted":false}}'
+            )
+            rows += [row] * chance.choice([1, 1, 2])
+    return rows
+
+
+def _users() -> list[str]:
+    return [f'{{"user_id":"u{number}","valid_from":"2024-01-01","known_at":"2024-01-01T00:00:00Z"}}' for number in (1, 2, 3)]
+
+
+def _anchor(target: str, number: int) -> str:
+    """A row that is always fine, so that the gate never sees a batch with nothing but rejected rows."""
+    if target == "bars":
+        return (
+            f'{{"item_id":"Z{number}","bar_size":"1d","ts":"2024-01-02","open":1,"high":1,"low":1,"close":1,"volume":1,'
+            '"known_at":"2024-01-03T00:00:00Z","is_deleted":false}'
+        )
+    return (
+        f'{{"event_id":"z{number}","user_id":"u0","item_id":"A","event_type":"view","event_ts":"2024-03-01T10:00:00Z",'
+        '"known_at":"2024-03-02T00:00:00Z","is_deleted":false}'
+    )
+
+
+def _state(lake: Lake) -> tuple[object, ...]:
+    held = rows_of(lake, QUARANTINE, "source_table", "source", "source_uri", "delivery_id", "line", "reasons")
+    return rows_of(lake, BARS), rows_of(lake, ACTIVITY), rows_of(lake, USERS), held
+
+
+def _lake(spark: SparkSession, folder: Path) -> Lake:
+    return Lake(spark, LakeSettings(root=str(folder / f"lake{next(_FOLDERS)}")))
+
+
+def _validate(lake: Lake, run_id: str) -> None:
+    sources = {
+        "bars": source("bars", BAR_COLUMNS),
+        "activity": source("activity", EVENT_COLUMNS),
+        "users": source("users", ("user_id", "valid_from", "known_at")),
+    }
+    chosen = make_settings(lake, sources)
+    for name in ("users", "bars", "activity"):
+        validate_table(run(lake, chosen, run_id), SILVER[name])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("order")
+
+
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(seed=st.integers(0, 10_000))
+def test_silver_and_quarantine_do_not_depend_on_order_or_batching(spark: SparkSession, folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    deliveries: list[tuple[str, str, list[str]]] = [("users", f"users{number}", [row]) for number, row in enumerate(_users())]
+    deliveries.append(("users", "users-base", ['{"user_id":"u0","valid_from":"2024-01-01","known_at":"2024-01-01T00:00:00Z"}']))
+    for target, rows in (("bars", _bars(chance)), ("activity", _events(chance))):
+        chance.shuffle(rows)
+        for number in range(4):
+            deliveries.append((target, f"{target}{number}", [_anchor(target, number), *rows[number::4]]))
+
+    at_once = _lake(spark, folder)
+    for target, uri, rows in deliveries:
+        deliver(at_once, target, rows, batch="all", uri=uri)
+    _validate(at_once, "once")
+
+    bit_by_bit = _lake(spark, folder)
+    order = deliveries[:]
+    chance.shuffle(order)
+    order.sort(key=lambda delivery: delivery[1] != "users-base")
+    for number in range(3):
+        for target, uri, rows in order[number * 4 : (number + 1) * 4]:
+            deliver(bit_by_bit, target, rows, batch=f"batch{number}", uri=uri)
+        _validate(bit_by_bit, f"run{number}")
+    assert len(order) == 12
+
+    once, bits = _state(at_once), _state(bit_by_bit)
+    assert once == bits
+    found = {reason for *_, reasons in once[3] for reason in reasons}  # type: ignore[attr-defined]
+    assert {"conflicting_key", "unknown_user", "event_date_changed"} <= found
+    if seed == 0:
+        assert "bad_print" in found
