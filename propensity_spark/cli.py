@@ -190,13 +190,15 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     results: list[Result] = []
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)
-        from propensity_spark.line import run_line, stage_named
+        from propensity_spark.line import last_outcome, run_line, stage_named
         from propensity_spark.stages.replay import replay_stage
+        from propensity_spark.tables import Lake
 
         stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
         progress.start()
         for stage, outcome, seconds in run_line(spark, settings, as_of, stages, progress.say):
-            results.append((stage.name, outcome, seconds))
+            known = outcome or last_outcome(Lake(spark, settings.lake), stage)
+            results.append(Result(stage.name, known, seconds, rested=outcome is None))
             progress.finish(outcome, seconds)
     console = Console()
     console.print(closing_table(results))

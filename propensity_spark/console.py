@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,8 +17,13 @@ from propensity_spark.run import Outcome
 
 log = logging.getLogger(__name__)
 
-Result = tuple[str, Outcome | None, float]
-"""Stage name, what it did (None: it was up to date), seconds."""
+class Result(NamedTuple):
+    """One stage of a run. `rested`: it was up to date, and the outcome is that of its last success."""
+
+    stage: str
+    outcome: Outcome | None
+    seconds: float
+    rested: bool = False
 
 
 class LineProgress(AbstractContextManager["LineProgress"]):
@@ -69,17 +75,18 @@ def closing_table(results: Sequence[Result]) -> Table:
     for heading in ("rows in", "rows out", "rejected", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("note", overflow="fold")
-    for name, outcome, seconds in results:
-        if outcome is None:
-            table.add_row(name, "", "", "", f"{seconds:.1f}", "up to date")
+    for stage, outcome, seconds, rested in results:
+        if outcome is None or rested:
+            table.add_row(stage, "", "", "", f"{seconds:.1f}", "up to date")
         else:
             counts = (f"{count:,}" for count in (outcome.rows_in, outcome.rows_out, outcome.rows_rejected))
-            table.add_row(name, *counts, f"{seconds:.1f}", escape(outcome.note))
+            table.add_row(stage, *counts, f"{seconds:.1f}", escape(outcome.note))
     table.add_section()
-    table.add_row("together", "", "", "", f"{sum(seconds for _, _, seconds in results):.1f}", "")
+    table.add_row("together", "", "", "", f"{sum(result.seconds for result in results):.1f}", "")
     return table
 
 
 def closing_facts(results: Sequence[Result]) -> list[str]:
-    """What the stages hold worth reading last, `name: value`, in the order of the line: AUC, baseline, ceiling, report …"""
-    return [f"{name}: {value}" for _, outcome, _ in results if outcome is not None for name, value in outcome.facts.items()]
+    """What the stages found worth reading last, `name: value`, in the order of the line: AUC, baseline, ceiling, report …"""
+    outcomes = [result.outcome for result in results if result.outcome is not None]
+    return [f"{name}: {value}" for outcome in outcomes for name, value in outcome.facts.items()]

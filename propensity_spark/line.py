@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import __version__
@@ -89,6 +89,19 @@ def run_line(
         yield stage, outcome, seconds
 
 
+def last_outcome(lake: Lake, stage: Stage) -> Outcome | None:
+    """What the stage's last success did, from `ops/runs`; None when there is none."""
+    last = _last_success(lake, stage)
+    return last and Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", last["facts"])
+
+
+def _last_success(lake: Lake, stage: Stage) -> Row | None:
+    if not lake.exists(RUNS):
+        return None
+    succeeded = lake.read(RUNS).where((F.col("stage") == stage.name) & (F.col("status") == "succeeded"))
+    return succeeded.orderBy(F.col("started_at").desc()).first()
+
+
 def _fingerprint(run: Run, stage: Stage, inputs: dict[str, int]) -> str:
     parts = {
         "stage": stage.name,
@@ -104,15 +117,7 @@ def _fingerprint(run: Run, stage: Stage, inputs: dict[str, int]) -> str:
 
 def _is_up_to_date(run: Run, stage: Stage, fingerprint: str) -> bool:
     """True when the stage's last success had the same inputs and nobody has written its outputs since."""
-    if not run.lake.exists(RUNS):
-        return False
-    last = (
-        run.lake.read(RUNS)
-        .where((F.col("stage") == stage.name) & (F.col("status") == "succeeded"))
-        .orderBy(F.col("started_at").desc())
-        .select("fingerprint", "output_versions")
-        .first()
-    )
+    last = _last_success(run.lake, stage)
     if last is None or last["fingerprint"] != fingerprint:
         return False
     return dict(last["output_versions"]) == dict(run.lake.versions(stage.writes(run.settings)))
@@ -137,6 +142,7 @@ def _record(
         "code_version": __version__,
         "status": "failed" if error else "succeeded",
         "note": outcome.note or None,
+        "facts": dict(outcome.facts),
         "error": "".join(traceback.format_exception_only(error))[:4000] if error else None,
         "started_at": run.started_at,
     }

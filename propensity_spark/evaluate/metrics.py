@@ -82,9 +82,12 @@ def find_edges(frame: DataFrame, scores: Sequence[str], bins: int, cuts: Mapping
 def _edges(values: Floats, label: NDArray[Any], bins: int, cut: float | None) -> Edges:
     groups = _quantiles(values, RELIABILITY_BINS)
     distinct = np.unique(values)
-    fine = (
-        distinct[1:] if len(distinct) <= bins else np.concatenate([_quantiles(values, bins // 2), _quantiles(values[label > 0], bins // 2)])
-    )
+    if len(distinct) <= bins:
+        fine = distinct[1:]
+    else:  # a purchase that starts a bin would always lie below the bin's other rows: it gets a bin of its own
+        bought = _quantiles(values[label > 0], bins // 4)
+        above = distinct[np.minimum(np.searchsorted(distinct, bought, side="right"), len(distinct) - 1)]
+        fine = np.concatenate([_quantiles(values, bins // 2), bought, above])
     return Edges(np.unique(np.concatenate([fine, groups, [cut] if cut is not None else []])), groups)
 
 

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import FileSource, MassiveSource
 from propensity_spark.errors import ConfigurationError, RowsLost, SourceMissing, TooManyRefused
 from propensity_spark.ingest.accept import examine_files, judge
-from propensity_spark.ingest.deliveries import Batch, Delivery, first_contexts, known_sources, new_batches, record, unfinished, unseen
+from propensity_spark.ingest.deliveries import Batch, Delivery, first_contexts, new_batches, record, unfinished, unseen
 from propensity_spark.ingest.files import LISTED, due, form_of, list_files, modification_times
 from propensity_spark.ingest.landing import PAGES, landing_folder
 from propensity_spark.ingest.records import Form
@@ -83,12 +83,12 @@ def take_new(run: Run, sources: SourceByName) -> Taken:
     refused and tolerated before are tried again, and not counted again.
     """
     found = unseen(run.lake, _listing(run, sources))
-    _require_files(run, sources, {d.source for d in found})
+    first = first_contexts(run.lake)
+    _require_files(sources, {d.source for d in found} | first.keys())
     candidates = [d for d in (due(d, sources[d.source][1], run.as_of) for d in found) if d is not None]
     if not candidates:
         return Taken()
     findings = examine_files(run.spark, [d for d in candidates if not d.reason], _forms(sources))
-    first = first_contexts(run.lake, {d.source for d in candidates})
     judged = [
         d
         for name, (_, source) in sources.items()
@@ -142,11 +142,10 @@ def _listing(run: Run, sources: SourceByName) -> DataFrame:
     return listed.withColumn("source_uri", F.when(F.col("path").startswith(f"{root}/"), inside).otherwise(F.col("path")))
 
 
-def _require_files(run: Run, sources: SourceByName, with_files: set[str]) -> None:
-    silent = [source for _, source in sources.values() if isinstance(source, FileSource) and source.name not in with_files]
-    never = [source for source in silent if source.name not in known_sources(run.lake)] if silent else []
-    if never:
-        places = "; ".join(f"{source.name}: {source.path} holds no file {source.pattern}" for source in never)
+def _require_files(sources: SourceByName, seen: set[str]) -> None:
+    empty = [source for _, source in sources.values() if isinstance(source, FileSource) and source.name not in seen]
+    if empty:
+        places = "; ".join(f"{source.name}: {source.path} holds no file {source.pattern}" for source in empty)
         raise SourceMissing(f"{places}. Expected at least one; check `path` and `pattern` of the source")
 
 

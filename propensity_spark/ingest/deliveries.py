@@ -18,8 +18,6 @@ from pyspark.sql import functions as F
 from propensity_spark.schemas import DELIVERIES
 from propensity_spark.tables import Lake
 
-_SAME_FILE = ["source", "source_uri", "bytes", "modified_at"]
-_SAME_DELIVERY = ["source", "source_uri", "delivery_id"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -71,16 +69,21 @@ def unseen(lake: Lake, listed: DataFrame) -> list[Delivery]:
     `listed`: source, target, source_uri, path, bytes, modified_at. `earlier_ids` are the contents ingested under the same
     name; `tolerated`: refused before, within the allowed share.
     """
-    log = lake.read_or_empty(DELIVERIES)
-    ingested = log.where(F.col("status") == "ingested")
-    earlier = ingested.groupBy("source", "source_uri").agg(F.collect_set("delivery_id").alias("earlier_ids"))
-    tolerated = log.where((F.col("status") == "refused") & F.col("batch_id").isNotNull()).select(*_SAME_FILE).distinct()
-    new = (
-        listed.join(ingested.select(*_SAME_FILE).distinct(), _SAME_FILE, "left_anti")
-        .join(earlier, ["source", "source_uri"], "left")
-        .join(tolerated.withColumn("tolerated", F.lit(True)), _SAME_FILE, "left")
+    is_ingested = F.col("status") == "ingested"
+    is_tolerated = (F.col("status") == "refused") & F.col("batch_id").isNotNull()
+    version = F.struct("bytes", "modified_at")
+    log = lake.read_or_empty(DELIVERIES).groupBy("source", "source_uri")
+    states = log.agg(
+        F.collect_set(F.when(is_ingested, version)).alias("ingested"),
+        F.collect_set(F.when(is_ingested, F.col("delivery_id"))).alias("earlier_ids"),
+        F.collect_set(F.when(is_tolerated, version)).alias("refused"),
     )
-    rows = new.select("*", F.unix_micros("modified_at").alias("modified")).collect()
+    rows = (
+        listed.join(states, ["source", "source_uri"], "left")
+        .where(~F.coalesce(F.array_contains("ingested", version), F.lit(False)))
+        .select("*", F.array_contains("refused", version).alias("tolerated"), F.unix_micros("modified_at").alias("modified"))
+        .collect()
+    )
     deliveries = (
         Delivery(
             row["source"],
@@ -98,32 +101,27 @@ def unseen(lake: Lake, listed: DataFrame) -> list[Delivery]:
 
 
 def unfinished(lake: Lake, root: str) -> list[Batch]:
-    """Batches that were planned and neither ingested nor refused since."""
-    log = lake.read_or_empty(DELIVERIES)
-    closed = log.where(F.col("status") != "planned").select("batch_id", *_SAME_DELIVERY).distinct()
+    """Batches that were planned and neither ingested nor refused since. `root`: where URIs inside the lake are."""
+    log = lake.read_or_empty(DELIVERIES).where(F.col("batch_id").isNotNull()).groupBy("batch_id", "source", "source_uri", "delivery_id")
+    details = ["target", "bytes", "modified_at", "rows", "context", "recorded_at"]
     rows = (
-        log.where(F.col("status") == "planned")
-        .join(closed, ["batch_id", *_SAME_DELIVERY], "left_anti")
+        log.agg(*[F.first(name).alias(name) for name in details], F.collect_set("status").alias("states"))
+        .where(F.col("states") == F.array(F.lit("planned")))
         .select("*", F.unix_micros("modified_at").alias("modified"), F.unix_micros("recorded_at").alias("planned"))
-        .orderBy("planned", "batch_id", "source_uri")
         .collect()
     )
+    rows.sort(key=lambda row: (row["planned"], row["batch_id"], row["source"], row["source_uri"]))
     return [
         Batch(batch_id, target, _EPOCH + timedelta(microseconds=planned), tuple(_from_log(row, root) for row in group))
         for (planned, batch_id, target), group in groupby(rows, key=lambda row: (row["planned"], row["batch_id"], row["target"]))
     ]
 
 
-def first_contexts(lake: Lake, sources: Iterable[str]) -> dict[str, Mapping[str, str]]:
-    """Per source the context of its first ingested delivery."""
-    log = lake.read_or_empty(DELIVERIES).where((F.col("status") == "ingested") & F.col("source").isin(*sources))
-    first = log.groupBy("source").agg(F.min_by("context", F.struct("recorded_at", "source_uri")).alias("context"))
-    return {row["source"]: row["context"] for row in first.collect()}
-
-
-def known_sources(lake: Lake) -> set[str]:
-    """Sources of which at least one delivery was ever recorded."""
-    return {row["source"] for row in lake.read_or_empty(DELIVERIES).select("source").distinct().collect()}
+def first_contexts(lake: Lake) -> dict[str, Mapping[str, str]]:
+    """Every source of which a delivery was ever recorded, with the context of its first one that was ingested, if any."""
+    order = F.when(F.col("status") == "ingested", F.struct("recorded_at", "source_uri"))
+    first = lake.read_or_empty(DELIVERIES).groupBy("source").agg(F.min_by("context", order).alias("context"))
+    return {row["source"]: row["context"] or {} for row in first.collect()}
 
 
 def record(lake: Lake, changes: Iterable[tuple[Delivery, str, str | None]], at: datetime, run_id: str) -> None:

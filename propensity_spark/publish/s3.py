@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from time import sleep
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import boto3
@@ -75,7 +75,7 @@ class S3Store:
                     ) from error
                 if attempt == _ATTEMPTS - 1:
                     raise
-                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+                sleep(_FIRST_WAIT_SECONDS * 2**attempt)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of every object in a run's folder by file name, nested ones by their relative path."""

@@ -14,7 +14,7 @@ from propensity_spark.config import SimulateSettings
 from propensity_spark.simulate.market import TASTE_DIMENSIONS, Array, Market
 from propensity_spark.simulate.perception import Day
 
-EVENTS_PER_VISIT = 4.9  # with the average boost by mood, rhythm and excitement: `events_per_user` comes out
+EVENTS_PER_VISIT = 5.1  # with the average boost by mood, rhythm and excitement: `events_per_user` comes out
 MAX_VIEWS = 8
 MAX_ORDERS = 2
 NOTHING = -1  # no such event in this visit
@@ -26,7 +26,7 @@ SECOND_ORDER = 0.12
 RISK_LEVELS = ("low", "medium", "high")
 
 _MOOD_MEMORY = 0.97
-_INTEREST_MEMORY = 0.86
+_INTEREST_MEMORY = 0.93
 _EXCITEMENT_MEMORY = 0.75
 _CAUTION = np.array([0.9, 0.0, -0.7], np.float32)
 
@@ -129,8 +129,8 @@ def draw_crowd(settings: SimulateSettings, market: Market, batch: int) -> Crowd:
     period = rng.choice([14.0, 30.4, 30.4, 61.0], n)
     sectors = rng.standard_normal((n, int(market.sector_index.max()) + 1))
     taste = rng.standard_normal((n, TASTE_DIMENSIONS))
-    base = market.quality + 0.8 * taste @ market.loadings.T + 1.0 * sectors[:, market.sector_index]
-    activity = np.exp(rng.normal(-0.25, 0.75, n))
+    base = market.quality + 0.8 * taste @ market.loadings.T + 0.8 * sectors[:, market.sector_index]
+    activity = np.exp(rng.normal(-0.12, 0.6, n))
     return Crowd(
         first_user=first,
         signup=signup,
@@ -144,7 +144,7 @@ def draw_crowd(settings: SimulateSettings, market: Market, batch: int) -> Crowd:
         rhythm=rng.uniform(0.0, 2.2, n),
         trend=rng.normal(0.35, 0.5, n).astype(np.float32),
         attention=np.abs(rng.normal(0.3, 0.3, n)).astype(np.float32),
-        buying=rng.normal(-0.4, 0.9, n),
+        buying=rng.normal(-0.1, 0.8, n),
         selling=rng.normal(-1.6, 0.6, n),
         ticket=np.exp(rng.normal(7.0, 0.9, n)),
         hour=rng.uniform(8.0, 19.0, n),
@@ -176,7 +176,7 @@ def step(crowd: Crowd, state: State, day: Day, rng: np.random.Generator, users: 
     searched, viewed, watched = _browse(state, appeal, who, rng)
     sold = _sell(crowd, state, day, who, rng)
     urge = 0.9 * tide[row] + 0.8 * state.mood[row, future] + crowd.buying[who.user]
-    eager = 0.8 * appeal + 1.7 * np.log1p(state.interest[row, future])
+    eager = 0.85 * appeal + 1.4 * np.log1p(state.interest[row, future])
     orders = _order(state, np.where(day.tradable[seen], eager, -np.inf), urge, who, rng)
     return Visits(who, searched, viewed, watched, sold, orders)
 
@@ -189,7 +189,7 @@ def _appeal(crowd: Crowd, state: State, day: Day, who: Visitors) -> Array:
     appeal += crowd.trend[user, None] * day.momentum[seen]
     appeal += crowd.attention[user, None] * day.volume[seen]
     appeal -= _CAUTION[risk][:, None] * day.risk[seen]
-    appeal += 0.9 * np.log1p(state.interest[pair]) + 0.5 * (state.lots[pair] > 0)
+    appeal += 0.9 * np.log1p(state.interest[pair]) + 0.9 * (state.lots[pair] > 0)
     appeal[~day.listed[seen]] = -np.inf
     return appeal
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -180,7 +181,7 @@ def _write_activity(spark: SparkSession, settings: Settings, market: Market, roo
     parts = int(np.ceil(simulation.users * simulation.events_per_user / months / ROWS_PER_FILE))
     rows = activity(spark, settings, market, root / "market.npz").withColumn("part", F.pmod(F.hash("user_id"), F.lit(parts)))
     _write_files(rows, root, "activity", ["known_at", "event_id", "is_deleted"], parts)
-    return int(spark.read.parquet(str(root / "landing" / "activity")).count())
+    return sum(pq.read_metadata(path).num_rows for path in (root / "landing" / "activity").glob("*.parquet"))
 
 
 def _write_files(rows: DataFrame, root: Path, name: str, order: list[str], parts: int) -> None:

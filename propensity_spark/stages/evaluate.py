@@ -28,8 +28,8 @@ def _execute(run: Run) -> Outcome:
     test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
     dates = [row["as_of_date"] for row in test_dates.collect()]
     population = lake.read(USER_FEATURES).select("user_id", "as_of_date")
-    every = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of)
-    bought = every.join(population, ["user_id", "as_of_date"], "left_semi")
+    every = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of).persist()
+    bought = every.join(population, ["user_id", "as_of_date"], "left_semi").persist()
     champion = load(settings, rival) if rival else None
     truth = _truth(run, dates)
     sections, decision = assess(training_set, bought, challenger=challenger, champion=champion, settings=settings, truth=truth)
@@ -43,6 +43,8 @@ def _execute(run: Run) -> Outcome:
         "drift": context.drift(lake.read_or_empty(DRIFT), run.as_of),
         "notes": context.notes(settings, found, every.count() - bought.count()),
     }
+    every.unpersist()
+    bought.unpersist()
     where = _write(run, numbers, challenger.version)
     if decision.promotes:  # last, so that a run killed before it decides again on the same ground
         promote(settings, challenger.version)

@@ -80,7 +80,8 @@ def _configured(run: Run, table: Table) -> DataFrame | None:
 
 
 def _on(dates: Sequence[date]) -> str:
-    return f"as_of_date IN ({', '.join(f"DATE'{day.isoformat()}'" for day in dates)})"
+    days = ", ".join(f"DATE'{day.isoformat()}'" for day in dates)
+    return f"as_of_date IN ({days})"
 
 
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:

@@ -32,8 +32,14 @@ def _download(run: Run, sources: SourceByName) -> None:
             folder = landing_folder(run.lake.root, source)
             base_url = local_url if source.base_url == "local" else source.base_url
             limit = CallLimit(source.calls_per_minute)
-            timing = {"timeout_seconds": source.timeout_seconds, "deadline_seconds": source.deadline_seconds}
-            client = MassiveClient(base_url, api_key(source, run.spark), limit, source.parallel, **timing)
+            client = MassiveClient(
+                base_url,
+                api_key(source, run.spark),
+                limit,
+                source.parallel,
+                timeout_seconds=source.timeout_seconds,
+                deadline_seconds=source.deadline_seconds,
+            )
             download(client, source, folder, run.as_of, calendar=run.settings.calendar, say=run.say)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
+import propensity_spark
 from propensity_spark.publish import Provenance, publish_scores, read_published, verify
 from propensity_spark.publish.manifest import check_files, current_manifest
 from propensity_spark.publish.store import LocalStore, open_store
@@ -83,10 +84,11 @@ def test_a_killed_publisher_leaves_the_old_run_and_the_next_one_finishes(spark: 
     uris = {kill_at: tmp_path / kill_at for kill_at in KILL_POINTS}
     old = _publish(spark, tmp_path / "old", 0.1)
     processes = []
+    environment = os.environ | {"PYTHONPATH": str(Path(propensity_spark.__file__).parent.parent)}
     for kill_at, uri in uris.items():
         shutil.copytree(tmp_path / "old", uri)
         command = [sys.executable, __file__, str(uri), kill_at]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment))
     for process, uri in zip(processes, uris.values(), strict=True):
         assert _watch(process, list(uris.values())) == {old}
         output = process.communicate()[0]  # ends when the JVM, which holds the pipe too, has ended

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from propensity_spark import __version__, cli, line
 from propensity_spark.config import CONF_DIR, Settings, load_settings
-from propensity_spark.console import LineProgress, closing_facts, closing_table
+from propensity_spark.console import LineProgress, Result, closing_facts, closing_table
 from propensity_spark.errors import ConfigurationError, GateFailed, SourceMissing
 from propensity_spark.logs import log_fields, log_folder, start_logging, stderr_to
 from propensity_spark.run import Outcome
@@ -56,6 +56,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             yield stage, (None if stage.name == "label" else Outcome(1, 2, 3, f"{stage.name} done", {f"{stage.name} fact": "4"})), 0.5
 
     monkeypatch.setattr(line, "run_line", run_line)
+    monkeypatch.setattr(line, "last_outcome", lambda lake, stage: Outcome(1, 1, facts={f"{stage.name} fact": "3"}))
     monkeypatch.setattr(cli, "_session", lambda settings, verbose: None)
     return asked
 
@@ -136,7 +137,7 @@ def test_a_whole_run_ends_with_a_table_and_the_facts(ran: list[Any], tmp_path: P
     assert next(row for row in table if row.startswith("label")).split() == ["label", "0.5", "up", "to", "date"]
     assert next(row for row in table if row.startswith("ingest")).split() == ["ingest", "1", "2", "3", "0.5", "ingest", "done"]
     assert next(row for row in table if row.startswith("together")).split() == ["together", "4.5"]
-    assert table[-1] == "monitor fact: 4"
+    assert table[-9:] == [f"{name} fact: {3 if name == 'label' else 4}" for name in cli.STAGES]
     assert "[2/9] validate: working on [validate]\n[2/9] validate: 2 rows, 0.5 s" in progress
     assert "[4/9] label: up to date, 0.5 s" in progress
     assert "working on [score]" in [entry["message"] for entry in log_lines(lake)]
@@ -282,12 +283,10 @@ def test_on_a_terminal_progress_is_drawn_and_finished_stages_stay() -> None:
 
 def test_brackets_in_a_note_are_text() -> None:
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 (closed with the process)
-    console.print(closing_table([("train", Outcome(1, 1, note="[bold]12 trees"), 1.0)]))
+    console.print(closing_table([Result("train", Outcome(1, 1, note="[bold]12 trees"), 1.0)]))
     assert "[bold]12 trees" in console.export_text()
-    assert closing_facts([("label", None, 1.0), ("train", Outcome(1, 1, facts={"AUC": "0.8", "trees": "12"}), 1.0)]) == [
-        "AUC: 0.8",
-        "trees: 12",
-    ]
+    facts = {"AUC": "0.8", "trees": "12"}
+    assert closing_facts([Result("label", None, 1.0), Result("train", Outcome(1, 1, facts=facts), 1.0)]) == ["AUC: 0.8", "trees: 12"]
 
 
 def test_a_log_line_carries_run_stage_extras_and_traceback(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def test_decisions_at_a_threshold_count_missed_purchases() -> None:
     everything = M.at_threshold(tally_of([50, 30, 20], [1, 4, 10], [0.2, 0.5]), 0.0)
     assert everything["recall"][0] == 1.0
     nothing = M.at_threshold(tally_of([50, 30], [1, 4], [0.2]), 0.9)
-    assert nothing["true_positive"][0] == 4  # a threshold between edges acts as the edge below it
+    assert nothing["true_positive"][0] == 0  # above every edge
+    assert np.isnan(nothing["precision"][0])
 
 
 def test_gain_and_lift_share_out_a_bin_that_straddles() -> None:

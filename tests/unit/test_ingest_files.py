@@ -120,7 +120,9 @@ def test_bad_files_are_refused_by_name_and_taken_when_mended(ingest_files: Inges
             "has other columns than this source's files: missing none; extra extra. If they are meant, list the columns under `header`",
         ),
     ]
-    assert ingest_files([csv_source(drop)], max_refused_share=0.0).note.startswith("nothing new; 4 refused"), "refused before: not counted again"
+    assert ingest_files([csv_source(drop)], max_refused_share=0.0).note.startswith("nothing new; 4 refused"), (
+        "refused before: not counted again"
+    )
     assert len([1 for _, status, _ in states(lake) if status == "refused"]) == 4
     (drop / "cut.csv.gz").write_bytes(whole)
     os.remove(drop / "lacks.csv")
@@ -133,7 +135,9 @@ def test_too_many_refused_stops_before_anything_is_taken(ingest_files: Ingest, l
     (drop / "good.csv").write_text("user,n\nu1,1\n")
     (drop / "bad.csv").write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(TooManyRefused, match=r"drop: 1 of 2 files refused \(file:.*bad.csv: is empty: expected a header line\). At most"):
+        with pytest.raises(
+            TooManyRefused, match=r"drop: 1 of 2 files refused \(file:.*bad.csv: is empty: expected a header line\). At most"
+        ):
             ingest_files([csv_source(drop)], max_refused_share=0.4)
     assert not lake.exists(ACTIVITY)
     assert states(lake) == [("bad.csv", "refused", "is empty: expected a header line")] * 2

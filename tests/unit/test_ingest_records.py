@@ -135,6 +135,6 @@ def test_the_delivery_id_is_the_hash_of_the_delivered_bytes() -> None:
 
 
 def test_page_records_agree_with_json() -> None:
-    rows = [{"c": n / 7, "t": n, "s": "é\\\"]"} for n in range(300)]
+    rows = [{"c": n / 7, "t": n, "s": 'é\\"]'} for n in range(300)]
     body = json.dumps({"status": "OK", "results": rows}, ensure_ascii=False).encode()
     assert [json.loads(record) for record in records(body, PAGE)[1]] == rows

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import Row, SparkSession
 
 from propensity_spark.config import CONF_DIR, Settings, load_settings
-from propensity_spark.line import run_line, run_stage, stage_named
+from propensity_spark.line import last_outcome, run_line, run_stage, stage_named
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import DRIFT, RUNS, Column, Table
 from propensity_spark.schemas import LONG as LONG_TYPE
@@ -56,6 +56,8 @@ def test_a_success_is_recorded_with_versions_counts_and_settings(spark: SparkSes
     assert (row["config_hash"], row["code_version"], row["error"]) == (settings.config_hash(), "0.1.0", None)
     assert row["seconds"] == pytest.approx(seconds, abs=0.001)
     assert row["run_id"].startswith("grow-")
+    assert last_outcome(seeds, stage()) == outcome
+    assert last_outcome(seeds, Stage("sow", "", grow)) is None
 
 
 def test_what_is_up_to_date_rests_until_something_it_depends_on_changes(spark: SparkSession, seeds: Lake, settings: Settings) -> None:

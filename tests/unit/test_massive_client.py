@@ -59,7 +59,9 @@ def feed() -> Iterator[Feed]:
         def do_GET(self) -> None:
             scripted.asked.append(self.path)
             scripted.authorizations.add(self.headers.get("Authorization"))
-            answers = scripted.script.get(self.path, scripted.script.get(self.path.partition("?")[0], [Answer({"status": "NOT_FOUND"}, 404)]))
+            answers = scripted.script.get(
+                self.path, scripted.script.get(self.path.partition("?")[0], [Answer({"status": "NOT_FOUND"}, 404)])
+            )
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
             if answer.close:
                 self.close_connection = True
@@ -132,7 +134,9 @@ BARS = "/v2/aggs/ticker/AAA/range/1/day/2024-03-01/2024-03-08"
 
 
 def test_follows_next_url_and_stores_each_page_as_received(feed: Feed, clock: Clock, tmp_path: Path) -> None:
-    first = f'{{"status":"OK", "adjusted": false,\n "results":[{{"c":1.50}}],"resultsCount":1,"next_url":"{feed.url}/more?cursor=b"}}'.encode()
+    first = (
+        f'{{"status":"OK", "adjusted": false,\n "results":[{{"c":1.50}}],"resultsCount":1,"next_url":"{feed.url}/more?cursor=b"}}'.encode()
+    )
     feed.says(BARS, Answer(first))
     feed.says("/more", page({"c": 2}))
     folder = landing_folder(str(tmp_path), source_of())
@@ -286,7 +290,9 @@ def test_the_next_day_asks_again_for_the_days_that_may_be_corrected(feed: Feed, 
 
 def test_tickers_are_taken_from_the_feed_with_those_that_were_delisted_since(feed: Feed, clock: Clock, tmp_path: Path) -> None:
     active = page({"ticker": "A/B", "active": True})
-    gone = page({"ticker": "OLD", "active": False, "delisted_utc": "2024-02-01"}, {"ticker": "NEW", "active": False, "delisted_utc": "2024-03-05"})
+    gone = page(
+        {"ticker": "OLD", "active": False, "delisted_utc": "2024-02-01"}, {"ticker": "NEW", "active": False, "delisted_utc": "2024-03-05"}
+    )
     for flag, answer in (("true", active), ("false", gone)):
         feed.says(f"/v3/reference/tickers?market=stocks&active={flag}&date=2024-03-08&order=asc&sort=ticker&limit=1000", answer)
     for ticker in ("A%2FB", "NEW"):
@@ -360,7 +366,9 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MY_KEY", f" {KEY}\n")
     assert api_key(source_of(api_key_env="MY_KEY"), None) == KEY  # type: ignore[arg-type]
     monkeypatch.setenv("MY_KEY", "")
-    with pytest.raises(EnvironmentMissing, match="environment variable MY_KEY must hold the API key of https://api.example.com, found nothing"):
+    with pytest.raises(
+        EnvironmentMissing, match=r"environment variable MY_KEY must hold the API key of https://api\.example\.com, found nothing"
+    ):
         api_key(source_of(api_key_env="MY_KEY"), None)  # type: ignore[arg-type]
     monkeypatch.setenv("MY_KEY", "two words")
     with pytest.raises(EnvironmentMissing, match="no HTTP header may hold") as caught:

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import CONF_DIR, MonitorSettings, Settings, load_settings
 from propensity_spark.errors import TableMissing
-from propensity_spark.features.registry import USER_FEATURES, model_features
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features
 from propensity_spark.monitor import page as page_module
 from propensity_spark.monitor.drift import Measure, drift, freshness, psi, verdict, volume
 from propensity_spark.monitor.page import add_to_report, page, summary
@@ -252,3 +252,12 @@ def test_stage_writes_drift_page_and_verdict(
     monitor.STAGE.execute(run)
     assert _measured(lake) == measured
     assert {row["run_id"] for row in lake.read(DRIFT).collect()} == {"monitor-1", "monitor-2"}
+
+
+def test_matrix_of_scored_pairs_has_every_feature_of_the_model_and_the_score(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
+    stocks = load_settings(CONF_DIR / "local.yml", "stocks", [f"lake.root={tmp_path / 'lake'}"])
+    for table in (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES, scores_table("user_item")):
+        lake.create(table)
+    matrix = monitor._scored_matrix(Run(spark, stocks, lake, DAY, "monitor-1", datetime(2011, 12, 10, tzinfo=UTC)))
+    features = [feature.name for feature in model_features("user_item", has_market=True)]
+    assert matrix.columns == ["user_id", "item_id", "as_of_date", *features, PROBABILITY, "sample_weight"]

@@ -292,6 +292,7 @@ def test_a_stray_file_does_not_disturb_readers_and_goes_at_the_next_publication(
     location = Path(publish(_rows()).location)
     kept = _stored(location)
     (location / "part-stray.parquet").write_bytes(b"from a writer that died late")
+    (location / "_temporary" / "0").mkdir(parents=True)
     assert _read(tmp_path) == _without_date(_rows())
     with pytest.raises(PublishedRunInvalid, match=r"part-stray.parquet: found, but not in the manifest"):
         verify(str(tmp_path))

@@ -42,7 +42,7 @@ def store() -> Iterator[S3Store]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
-    monkeypatch.setattr(s3.time, "sleep", found.append)
+    monkeypatch.setattr(s3, "sleep", found.append)
     return found
 
 

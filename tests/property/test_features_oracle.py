@@ -1,0 +1,85 @@
+"""Every feature equals the one that plain Python computes from the definitions, on every date at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+import oracle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame, SparkSession
+from silver_data import DATES, activity, frame, items, market, users
+
+from propensity_spark.config import CandidateSettings
+from propensity_spark.features import affinity, candidates, rfm
+from propensity_spark.features import market as market_module
+from propensity_spark.features.events import live_events
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.windows import Grid
+from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS, Table
+
+Row = dict[str, Any]
+LEVELS = ("low", "medium", "high")
+FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MARKET_DATES = [date(2023, 1, 2), date(2023, 2, 1), date(2023, 6, 30), date(2023, 12, 20), *(date(2024, 1, n) for n in range(2, 27))]
+
+
+def check(found: DataFrame, expected: Iterable[Row], table: Table) -> None:
+    """Same keys; integers, dates, texts and decimals equal; floats to a relative 1e-9."""
+
+    def by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+        return {tuple(row[name] for name in table.key): row for row in rows}
+
+    rows = [row.asDict() for row in found.collect()]
+    got, want = by_key(rows), by_key(expected)
+    assert len(got) == len(rows)
+    assert sorted(got) == sorted(want)
+    for key, row in got.items():
+        for name in table.column_names:
+            one, other = row[name], want[key][name]
+            same = math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-15) if isinstance(one, float) and other is not None else one == other
+            assert same, f"{name} of {key}: found {one}, expected {other}"
+
+
+@FEW
+@given(activity(), st.none() | users(), st.none() | items())
+def test_user_features(spark: SparkSession, events: list[Row], profiles: list[Row] | None, catalogue: list[Row] | None) -> None:
+    grid = Grid(tuple(DATES))
+    silver = frame(spark, events, ACTIVITY)
+    item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
+    user_frame = None if profiles is None else frame(spark, profiles, USERS)
+    live = live_events(silver, grid)
+    spending = affinity.sector_spending(live, item_frame, grid)
+    found = rfm.user_features(live, silver, user_frame, spending, grid=grid, risk_levels=LEVELS)
+    check(found, (row for day in DATES for row in oracle.user_features(events, profiles, catalogue, day, LEVELS)), USER_FEATURES)
+
+
+@FEW
+@given(activity(), st.none() | items(), st.booleans(), st.sampled_from([(30, 365), (7, 90)]))
+def test_user_item_features(
+    spark: SparkSession, events: list[Row], catalogue: list[Row] | None, all_items: bool, days: tuple[int, int]
+) -> None:
+    grid = Grid(tuple(DATES))
+    chosen = CandidateSettings(
+        viewed_days=days[0], held_days=days[1], popular_items=2, affine_sectors=1, items_per_affine_sector=1, all_items=all_items
+    )
+    item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
+    live = live_events(frame(spark, events, ACTIVITY), grid)
+    spending, known = affinity.sector_spending(live, item_frame, grid), affinity.item_dates(live, item_frame, grid)
+    found = candidates.user_item_features(live, known, spending, grid, chosen)
+    expected = (row for day in DATES for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
+    check(found, expected, USER_ITEM_FEATURES)
+
+
+@FEW
+@given(market(), st.none() | items())
+def test_market_features(spark: SparkSession, feed: tuple[list[Row], list[Row]], catalogue: list[Row] | None) -> None:
+    bars, actions = feed
+    item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
+    found = market_module.market_features(
+        frame(spark, bars, BARS), frame(spark, actions, CORPORATE_ACTIONS), item_frame, Grid(tuple(MARKET_DATES))
+    )
+    check(found, (row for day in MARKET_DATES for row in oracle.market_features(bars, actions, catalogue, day)), MARKET_FEATURES)

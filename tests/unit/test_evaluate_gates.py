@@ -1,0 +1,76 @@
+"""Who becomes champion, and why not."""
+
+from __future__ import annotations
+
+import pytest
+
+from propensity_spark.config import EvaluateSettings
+from propensity_spark.evaluate.gates import Decision, decide
+
+LIMITS = EvaluateSettings(auc_margin_over_baseline=0.01, auc_margin_over_champion=0.002, max_calibration_error=0.05)
+
+
+def estimate(value: float, spread: float = 0.001) -> dict[str, float | None]:
+    return {"value": value, "low": value - spread, "high": value + spread}
+
+
+def decision(over_baseline: float, over_champion: float | None, error: float, champion: str | None) -> Decision:
+    return decide(
+        LIMITS,
+        challenger="4",
+        champion=champion,
+        over_baseline=estimate(over_baseline),
+        over_champion=None if over_champion is None else estimate(over_champion),
+        calibration_error=estimate(error),
+    )
+
+
+@pytest.mark.parametrize(
+    ("over_baseline", "over_champion", "error", "champion", "outcome", "failed"),
+    [
+        (0.020, None, 0.01, None, "promoted", []),
+        (0.010, None, 0.01, None, "kept", ["auc_over_baseline"]),
+        (0.020, 0.003, 0.01, "3", "promoted", []),
+        (0.020, 0.002, 0.01, "3", "kept", ["auc_over_champion"]),
+        (0.020, -0.01, 0.06, "3", "kept", ["auc_over_champion", "calibration_error"]),
+        (0.020, 0.003, 0.05, "3", "promoted", []),
+        (0.020, 0.003, 0.0501, "3", "kept", ["calibration_error"]),
+        (0.020, None, 0.01, "4", "already champion", []),
+        (-0.02, None, 0.01, "4", "already champion", ["auc_over_baseline"]),
+    ],
+)
+def test_gates(
+    over_baseline: float, over_champion: float | None, error: float, champion: str | None, outcome: str, failed: list[str]
+) -> None:
+    decided = decision(over_baseline, over_champion, error, champion)
+    assert decided.outcome == outcome
+    assert [gate.name for gate in decided.gates if not gate.passed] == failed
+    assert decided.promotes == (outcome == "promoted")
+    assert decided.as_json()["gates"][0]["found"] == over_baseline
+
+
+def test_the_decision_in_words() -> None:
+    assert decision(0.02, None, 0.01, None).sentence == "version 4 promoted, the first champion"
+    assert decision(0.02, 0.003, 0.01, "3").sentence == "version 4 promoted"
+    assert decision(0.02, None, 0.01, "4").sentence == "version 4 is already champion"
+    assert decision(0.02, None, 0.09, "4").sentence.startswith("version 4 is already champion, though today calibration error 0.0900")
+    kept = decision(0.02, -0.01, 0.01, "3").sentence
+    assert kept == (
+        "kept version 3: version 4 not promoted, AUC does not beat champion version 3 by more than 0.002 "
+        "(found -0.0100 [-0.0110, -0.0090], the interval excludes 0)"
+    )
+    assert decision(0.0, None, 0.01, None).sentence.startswith("no champion yet: version 4 not promoted, AUC does not beat the baseline")
+
+
+def test_an_interval_that_is_unknown_is_left_out() -> None:
+    unsure: dict[str, float | None] = {"value": 0.02, "low": None, "high": None}
+    decided = decide(LIMITS, challenger="4", champion=None, over_baseline=unsure, over_champion=None, calibration_error=unsure)
+    assert "(found +0.0200, the interval includes 0)" in decided.gates[0].reason
+
+
+def test_what_cannot_be_judged_is_an_error() -> None:
+    with pytest.raises(ValueError, match="same rows"):
+        decision(0.02, None, 0.01, "3")
+    undefined: dict[str, float | None] = {"value": None, "low": None, "high": None}
+    with pytest.raises(ValueError, match="defined on the test rows"):
+        decide(LIMITS, challenger="4", champion=None, over_baseline=undefined, over_champion=None, calibration_error=estimate(0.1))
