@@ -46,30 +46,27 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `propensity`. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    errors = Console(stderr=True)
     try:
         return _verify(options) if options.command == "verify" else _with_settings(options)
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command continues where it stopped", markup=False)
+        _show("interrupted; the same command continues where it stopped", stderr=True)
         return 130
     except PropensityError as error:
         log.error("stopped: %s", error, exc_info=error)
-        errors.print(f"{options.command}: {error}", markup=False, highlight=False, soft_wrap=True)
+        _show(f"{options.command}: {error}", stderr=True)
         return error.exit_code
     except Exception as error:
         if log_file() is None:
             raise
         log.exception("failed")
-        text = f"{options.command}: {type(error).__name__}: {_headline(error)}\nThe full traceback is in {log_file()}"
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+        _show(f"{options.command}: {type(error).__name__}: {_headline(error)}\nThe full traceback is in {log_file()}", stderr=True)
         return 1
 
 
 def _with_settings(options: argparse.Namespace) -> int:
     settings = load_settings(options.conf, options.dataset, [*options.set, *_words(options.settings)], options.data)
     if options.command == "settings":
-        text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        Console().print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        _show(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
         return 0
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "feed":
@@ -79,6 +76,10 @@ def _with_settings(options: argparse.Namespace) -> int:
         require_data(settings)
     start_logging(log_folder(settings), options.verbose)
     return _run_stages(settings, as_of, names, options)
+
+
+def _show(text: str, stderr: bool = False) -> None:
+    Console(stderr=stderr).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _headline(error: Exception) -> str:
@@ -201,26 +202,23 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
             results.append(Result(stage.name, known, seconds, rested=outcome is None))
             progress.finish(outcome, seconds)
     console = Console()
-    console.print(closing_table(results))
+    console.print(closing_table(results), width=None if console.is_terminal else 140)
     for line in closing_facts(results):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _show(line)
     return 0
 
 
 def _feed(settings: Settings, as_of: date, port: int) -> int:
     from propensity_spark.simulate.feed import serve
 
-    console = Console()
-    serve(settings, port, as_of, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    serve(settings, port, as_of, _show)
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from propensity_spark.publish import verify
 
-    console = Console()
     for run in verify(options.uri, options.as_of):
         held = f"{run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}"
-        line = f"as_of_date={run.as_of_date} run_id={run.run_id}: {held}: as its manifest says"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _show(f"as_of_date={run.as_of_date} run_id={run.run_id}: {held}: as its manifest says")
     return 0

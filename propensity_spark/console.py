@@ -17,6 +17,7 @@ from propensity_spark.run import Outcome
 
 log = logging.getLogger(__name__)
 
+
 class Result(NamedTuple):
     """One stage of a run. `rested`: it was up to date, and the outcome is that of its last success."""
 

@@ -112,7 +112,11 @@ DELIVERIES = Table(
 _VERSION = (
     Column("known_at", INSTANT, "when this version could first have been known (UTC)"),
     Column("is_deleted", BOOLEAN, "true: from `known_at` on the key no longer exists"),
-    Column("visible_date", DATE, "first as-of date that may see this version: the later of its event's and its known date, in the data set's zone"),
+    Column(
+        "visible_date",
+        DATE,
+        "first as-of date that may see this version: the later of its event's and its known date, in the data set's zone",
+    ),
     Column("payload_hash", STRING, "SHA-256 of the payload this version came from; leads back to bronze"),
 )
 

@@ -125,7 +125,10 @@ def user_item_features(activity: list[Row], items: list[Row] | None, day: date, 
     sectors = sectors_on(items, day)
     known = set(sectors) if items is not None else {row["item_id"] for row in events} - {None}
     buyers = {
-        item: {days: {row["user_id"] for row in within(events, day, days) if row["event_type"] == "buy" and row["item_id"] == item} for days in (7, 30, 90)}
+        item: {
+            days: {row["user_id"] for row in within(events, day, days) if row["event_type"] == "buy" and row["item_id"] == item}
+            for days in (7, 30, 90)
+        }
         for item in known
     }
     ranking = sorted((item for item in known if buyers[item][30]), key=lambda item: (-len(buyers[item][30]), item))
