@@ -92,7 +92,7 @@ def run_line(
 def last_outcome(lake: Lake, stage: Stage) -> Outcome | None:
     """What the stage's last success did, from `ops/runs`; None when there is none."""
     last = _last_success(lake, stage)
-    return last and Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", last["facts"])
+    return None if last is None else Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", last["facts"])
 
 
 def _last_success(lake: Lake, stage: Stage) -> Row | None:

@@ -152,8 +152,6 @@ def resolve(java: Path, coordinates: list[str], folder: Path) -> None:
 
 
 def main() -> int:
-    os.environ.pop("PYTHONPATH", None)
-    os.environ.pop("PYTHONHOME", None)
     try:
         java = require_java()
         with JARS_LOCK.open() as lock:
@@ -168,4 +166,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    for variable in ("PYTHONPATH", "PYTHONHOME"):  # they would make another Python's packages look like ours
+        os.environ.pop(variable, None)
     sys.exit(main())

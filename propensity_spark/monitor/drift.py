@@ -11,8 +11,8 @@ import numpy as np
 from propensity_spark.config import MonitorSettings
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.score import PROBABILITY
+from propensity_spark.train.reference import psi
 
-SHARE_FLOOR = 1e-4
 RETRAIN = "retrain"
 
 
@@ -32,36 +32,19 @@ class Measure:
         return self.limit is not None and (self.value is None or self.value > self.limit)
 
 
-def psi(expected: Sequence[float], found: Sequence[float]) -> float:
-    """Population stability index Σ (f − e) · ln(f / e) over bins with expected shares e and found shares f.
-
-    0 when they are equal; by custom below 0.1 is small, above 0.2 is a shift. Shares below 1e-4 count as 1e-4, so that
-    an empty bin is a large but finite difference.
-    Source: Siddiqi, "Credit Risk Scorecards", 2006, chapter 8 (there without a floor).
-
-    >>> psi([0.5, 0.5], [0.5, 0.5])
-    0.0
-    >>> round(psi([0.5, 0.5], [0.75, 0.25]), 4)
-    0.2747
-    """
-    e = np.maximum(np.asarray(expected, dtype=float), SHARE_FLOOR)
-    f = np.maximum(np.asarray(found, dtype=float), SHARE_FLOOR)
-    return float(np.sum((f - e) * np.log(f / e)))
-
-
 def drift(baseline: Mapping[str, ReferenceBins], counted: Mapping[str, Sequence[float]], settings: MonitorSettings) -> list[Measure]:
     """PSI, null share and the baseline's null share of every subject of the baseline, in its order.
 
     `counted`: rows of the scoring day in each bin of the subject and, last, its nulls (at least one row). Null is a bin
-    of its own, so that a feature that goes missing drifts.
+    of its own, so that a feature that goes missing drifts. The limit is the one in conf/, or the largest PSI that a single
+    training date showed, where that is more: what a whole market shares on one day differs from months of it by nature.
     """
     measures = []
     for subject, reference in baseline.items():
         found = np.asarray(counted[subject], dtype=float) / sum(counted[subject])
-        expected = [*(share * (1 - reference.null_share) for share in reference.shares), reference.null_share]
         limit = settings.score_psi_limit if subject == PROBABILITY else settings.psi_limit
         measures += [
-            Measure(subject, "psi", psi(expected, found.tolist()), limit),
+            Measure(subject, "psi", psi(reference.expected, found.tolist()), max(limit, reference.usual_psi)),
             Measure(subject, "null_share", float(found[-1])),
             Measure(subject, "baseline_null_share", reference.null_share),
         ]
@@ -91,8 +74,7 @@ def volume(rows: float, earlier: tuple[date, float] | None) -> Measure:
 def verdict(measures: Sequence[Measure], settings: MonitorSettings) -> Measure:
     """Retrain (1, a breach) or not (0), with the reason in the note.
 
-    Yes when the score's PSI is above `score_psi_limit`, or more than `max_drifted_features` features are above
-    `psi_limit`. Old data is no reason: a new model would learn from the same old data.
+    Yes when the score's PSI is above its limit, or more than `max_drifted_features` features are above theirs. Old data is no reason: a new model would learn from the same old data.
     """
     score = next(m for m in measures if m.subject == PROBABILITY and m.measure == "psi")
     features = [m for m in measures if m.measure == "psi" and m.subject != PROBABILITY]

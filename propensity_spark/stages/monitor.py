@@ -30,7 +30,7 @@ def _execute(run: Run) -> Outcome:
     limits = run.settings.monitor
     name, version = _model_that_scored(run)
     baseline = load(run.settings, version).baseline
-    counted = bin_weights(_scored_matrix(run), {subject: bins.edges for subject, bins in baseline.items()})
+    counted = bin_weights(_scored_matrix(run), {subject: bins.edges for subject, bins in baseline.items()})[run.as_of]
     rows = sum(counted[PROBABILITY])
     measures = drift(baseline, counted, limits)
     measures += [volume(rows, _earlier_volume(run)), *freshness(_newest(run), run.as_of, limits)]

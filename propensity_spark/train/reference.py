@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,25 @@ from propensity_spark.predictor import ReferenceBins
 from propensity_spark.train.calibrate import Floats, Histogram
 
 _SAMPLE_ROWS = 100_000
-_COUNTED = "subject int, bin int, weight double"
+_COUNTED = "as_of_date date, subject int, bin int, weight double"
+SHARE_FLOOR = 1e-4
+
+
+def psi(expected: Sequence[float], found: Sequence[float]) -> float:
+    """Population stability index Σ (f − e) · ln(f / e) over bins with expected shares e and found shares f.
+
+    0 when they are equal; by custom below 0.1 is small, above 0.2 is a shift. Shares below 1e-4 count as 1e-4, so that
+    an empty bin is a large but finite difference.
+    Source: Siddiqi, "Credit Risk Scorecards", 2006, chapter 8 (there without a floor).
+
+    >>> psi([0.5, 0.5], [0.5, 0.5])
+    0.0
+    >>> round(psi([0.5, 0.5], [0.75, 0.25]), 4)
+    0.2747
+    """
+    e = np.maximum(np.asarray(expected, dtype=float), SHARE_FLOOR)
+    f = np.maximum(np.asarray(found, dtype=float), SHARE_FLOOR)
+    return float(np.sum((f - e) * np.log(f / e)))
 
 
 def feature_bins(rows: DataFrame, features: Sequence[str], bins: int) -> dict[str, ReferenceBins]:
@@ -23,8 +43,8 @@ def feature_bins(rows: DataFrame, features: Sequence[str], bins: int) -> dict[st
     bins. Two Spark passes, whatever the number of features; what comes to the driver is features × bins numbers.
     """
     edges = _edges(rows, features, bins)
-    counted = bin_weights(rows, edges)
-    return {name: _reference(edges[name], counted[name]) for name in features}
+    counted = list(bin_weights(rows, edges).values())
+    return {name: _reference(edges[name], [day[name] for day in counted]) for name in features}
 
 
 def score_bins(scores: Histogram, x: Floats, y: Floats, bins: int) -> ReferenceBins:
@@ -36,33 +56,44 @@ def score_bins(scores: Histogram, x: Floats, y: Floats, bins: int) -> ReferenceB
     return ReferenceBins(tuple(np.interp(scores.lower[cuts], x, y).tolist()), tuple(float(share) for share in shares), 0.0)
 
 
-def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Column → weight in each of its bins (as `ReferenceBins` counts them) and, last, of its nulls; one Spark pass.
+def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[date, dict[str, list[float]]]:
+    """As-of date → column → weight in each of its bins (as `ReferenceBins` counts them) and, last, of its nulls.
 
-    `rows` has the columns and `sample_weight`.
+    `rows` has the columns, `as_of_date` and `sample_weight`. One Spark pass; to the driver come dates × columns × bins.
     """
     names = list(edges)
     cuts = [np.asarray(edges[name], dtype=float) for name in names]
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        totals = [np.zeros(len(cut) + 2) for cut in cuts]
         for batch in batches:
             matrix = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, len(names))
-            weight = batch.column(1).to_numpy()
-            for position, (column, cut) in enumerate(zip(matrix.T, cuts, strict=True)):
-                bin_of = np.where(np.isnan(column), len(cut) + 1, np.searchsorted(cut, column))
-                totals[position] += np.bincount(bin_of, weights=weight, minlength=len(cut) + 2)
-        subject = np.concatenate([np.full(len(total), position) for position, total in enumerate(totals)])
-        bin_ = np.concatenate([np.arange(len(total)) for total in totals])
-        columns = [pa.array(subject, pa.int32()), pa.array(bin_, pa.int32()), pa.array(np.concatenate(totals))]
-        yield pa.RecordBatch.from_arrays(columns, names=["subject", "bin", "weight"])
+            bins = [np.where(np.isnan(x), len(cut) + 1, np.searchsorted(cut, x)) for x, cut in zip(matrix.T, cuts, strict=True)]
+            weight = batch.column(1).to_numpy(zero_copy_only=False)
+            days = batch.column(2).to_numpy(zero_copy_only=False)
+            for day in np.unique(days):
+                of_day = days == day
+                totals = [np.bincount(b[of_day], weight[of_day], len(cut) + 2) for b, cut in zip(bins, cuts, strict=True)]
+                yield _counted(day, totals)
 
-    packed = rows.select(F.array(*(F.col(name).cast("double") for name in names)).alias("values"), F.col("sample_weight").cast("double"))
-    summed = packed.mapInArrow(count, _COUNTED).groupBy("subject", "bin").agg(F.sum("weight").alias("weight")).collect()
-    result = {name: [0.0] * (len(edges[name]) + 2) for name in names}
+    packed = rows.select(
+        F.array(*(F.col(name).cast("double") for name in names)).alias("values"), F.col("sample_weight").cast("double"), "as_of_date"
+    )
+    summed = packed.mapInArrow(count, _COUNTED).groupBy("as_of_date", "subject", "bin").agg(F.sum("weight").alias("weight")).collect()
+    result = {row["as_of_date"]: {name: [0.0] * (len(edges[name]) + 2) for name in names} for row in summed}
     for row in summed:
-        result[names[row["subject"]]][row["bin"]] = row["weight"]
+        result[row["as_of_date"]][names[row["subject"]]][row["bin"]] = row["weight"]
     return result
+
+
+def _counted(day: np.datetime64, totals: list[Floats]) -> pa.RecordBatch:
+    subject = np.concatenate([np.full(len(total), position) for position, total in enumerate(totals)])
+    columns = [
+        pa.array(np.full(len(subject), day), pa.date32()),
+        pa.array(subject, pa.int32()),
+        pa.array(np.concatenate([np.arange(len(total)) for total in totals]), pa.int32()),
+        pa.array(np.concatenate(totals)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=["as_of_date", "subject", "bin", "weight"])
 
 
 def _edges(rows: DataFrame, features: Sequence[str], bins: int) -> dict[str, tuple[float, ...]]:
@@ -76,8 +107,10 @@ def _edges(rows: DataFrame, features: Sequence[str], bins: int) -> dict[str, tup
     return {name: tuple(sorted(set(row[name] or ()))) for name in features}
 
 
-def _reference(edges: tuple[float, ...], weights: list[float]) -> ReferenceBins:
-    *present, null = weights
-    total, all_rows = sum(present), sum(weights)
+def _reference(edges: tuple[float, ...], by_day: list[list[float]]) -> ReferenceBins:
+    *present, null = np.sum(by_day, axis=0).tolist()
+    total, all_rows = sum(present), sum(present) + null
     shares = tuple(weight / total if total else 0.0 for weight in present)
-    return ReferenceBins(edges, shares, null / all_rows if all_rows else 0.0)
+    bins = ReferenceBins(edges, shares, null / all_rows if all_rows else 0.0)
+    usual = max(psi(bins.expected, [weight / sum(day) for weight in day]) for day in by_day)
+    return replace(bins, usual_psi=usual)

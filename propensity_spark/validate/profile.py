@@ -87,7 +87,9 @@ def _counts(settled: DataFrame, table: Table, rules: list[Rule]) -> dict[str, An
         "released": again & (outcome != "rejected"),
     }
     columns = [F.count_if(condition).alias(name) for name, condition in measured.items()]
-    columns.append(F.min(F.when(change.isin("insert", "remove"), F.col("visible_date"))).alias("changed_from"))
+    # A silver row that only takes another payload hash says the same as before.
+    says_other = change.isin("insert", "remove", "replaced") | ((change == "update") & (F.col("origin") != "silver"))
+    columns.append(F.min(F.when(says_other, F.col("visible_date"))).alias("changed_from"))
     if table.name in _DATES:
         columns.append(F.max(F.when(_kept(), F.col(_DATES[table.name]))).alias("newest"))
     row = settled.agg(*columns).first()

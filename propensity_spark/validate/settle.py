@@ -7,7 +7,7 @@ with the greatest of its payload hashes; the others are in conflict. Then winner
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from propensity_spark.config import RuleSettings
@@ -27,8 +27,9 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     """Judged rows → the same rows with `outcome`, `change`, and the reasons and warnings that other rows cause.
 
     Needs `origin` (new, quarantine, silver or context: a silver row that is only looked at), `reasons`, `warnings` and
-    `excluded`. outcome: valid, repeated, rejected or excluded. change, what silver must do: insert, update (payload
-    hash only), remove; null for nothing. `splits`: item_id and ex_date.
+    `excluded`. outcome: valid, repeated, rejected or excluded. change, what silver must do: insert; remove;
+    update (take the place of the row with the same key; of a silver row: only its payload hash grows); replaced, for a
+    silver row whose place another takes; null for nothing. `splits`: item_id and ex_date.
     """
     pool = _versions(pool, table)
     if table.name == "activity":
@@ -46,8 +47,8 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     pool = pool.withColumn(
         "reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons"))
     )
-    pool = pool.withColumn("change", _change())
-    return pool.withColumn("payload_hash", F.when(F.col("change") == "update", F.col("content_hash")).otherwise(F.col("payload_hash")))
+    pool = pool.withColumn("change", _change(Window.partitionBy(*_keys(table))))
+    return pool.withColumn("payload_hash", F.when((F.col("change") == "update"), F.col("content_hash")).otherwise(F.col("payload_hash")))
 
 
 def _versions(pool: DataFrame, table: Table) -> DataFrame:
@@ -63,7 +64,7 @@ def _versions(pool: DataFrame, table: Table) -> DataFrame:
     pool = pool.withColumns({"fit": fit, "content": F.xxhash64(*values)})
     pool = pool.withColumn("slot", F.when(~F.col("fit"), F.xxhash64("source", "source_uri", "delivery_id", "line")))
     pool = pool.withColumn("entity", F.xxhash64(*entity_of(table), "slot")).repartition("entity")
-    keys = _prefix(table) + [{"ts": "moment"}.get(name, name) for name in table.key if name not in entity_of(table)]
+    keys = _keys(table)
     of_content = Window.partitionBy(*keys, "content")
     in_order = of_content.orderBy(F.col("origin").isin("silver", "context").desc(), F.col("payload_hash").desc())
     pool = pool.withColumns({"first": F.row_number().over(in_order) == 1, "content_hash": F.max("payload_hash").over(of_content)})
@@ -77,6 +78,10 @@ def _prefix(table: Table) -> list[str]:
     return ["entity", *entity_of(table), "slot"]
 
 
+def _keys(table: Table) -> list[str]:
+    return _prefix(table) + [{"ts": "moment"}.get(name, name) for name in table.key if name not in entity_of(table)]
+
+
 def _outcome() -> Column:
     leads = F.col("payload_hash") == F.col("content_hash")
     broken_here = F.size("set_reasons") > 0
@@ -88,11 +93,17 @@ def _outcome() -> Column:
     )
 
 
-def _change() -> Column:
+def _change(same_key: WindowSpec) -> Column:
+    """One row per key at most has something to write: MERGE allows no two."""
     silver, valid = F.col("origin") == "silver", F.col("outcome") == "valid"
+    comes = valid & F.col("origin").isin("new", "quarantine")
+    taken, followed = F.bool_or(silver).over(same_key), F.bool_or(comes).over(same_key)
     stale = F.col("payload_hash") != F.col("content_hash")
     return (
-        F.when(silver & ~valid, "remove").when(silver & stale, "update").when(valid & F.col("origin").isin("new", "quarantine"), "insert")
+        F.when(silver & ~valid & followed, "replaced")
+        .when(silver & ~valid, "remove")
+        .when((silver & stale) | (comes & taken), "update")
+        .when(comes, "insert")
     )
 
 

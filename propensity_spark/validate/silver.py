@@ -67,7 +67,7 @@ def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
 
 def write_silver(run: Run, settled: DataFrame, table: Table, only_inserts: bool) -> None:
     """Insert, update and remove rows of silver in one commit. `only_inserts`: a plain append, which need not look for keys."""
-    changes = settled.where(F.col("change").isNotNull())
+    changes = settled.where(F.col("change").isin("insert", "update", "remove"))
     if table.cluster_by:
         changes = changes.sortWithinPartitions(*table.cluster_by)
     if only_inserts or not run.lake.exists(table):

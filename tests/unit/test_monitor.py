@@ -28,6 +28,7 @@ from propensity_spark.schemas import ACTIVITY, DRIFT, scores_table
 from propensity_spark.score import PROBABILITY
 from propensity_spark.stages import monitor
 from propensity_spark.tables import Lake
+from propensity_spark.train.reference import _reference as train_reference
 from propensity_spark.train.reference import bin_weights
 
 LIMITS = MonitorSettings()
@@ -104,7 +105,22 @@ def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
     edges = {"x": [1.0, 2.5, 7.0], "constant": [5.0], "never": []}
     rows = [tuple(None if np.isnan(column[i]) else float(column[i]) for column in values.values()) for i in range(40)]
     frame = spark.createDataFrame(rows, "x double, constant double, never double").withColumn("sample_weight", F.lit(1.0))
-    assert bin_weights(frame, edges) == {name: _bins_of(values[name], edges[name]) for name in edges}
+    frame = frame.withColumn("as_of_date", F.when(F.coalesce("x", F.lit(9.0)) < 5.0, F.lit(DAY)).otherwise(F.lit(date(2011, 12, 2))))
+    early = np.nan_to_num(values["x"], nan=9.0) < 5.0
+    assert bin_weights(frame, edges) == {
+        day: {name: _bins_of(values[name][of_day], edges[name]) for name in edges} for day, of_day in ((DAY, early), (date(2011, 12, 2), ~early))
+    }
+
+
+def test_a_day_like_a_training_day_is_no_drift() -> None:
+    """A feature that all rows of a day share differs from the months it was trained on, by nature."""
+    by_day = [[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]]
+    weekday = train_reference(edges := (0.5,), by_day)
+    assert weekday.usual_psi == pytest.approx(_slow_psi([0.5, 0.5, 0.0], [1.0, 0.0, 0.0]))
+    measure = drift({"x": weekday}, {"x": [7.0, 0.0, 0.0]}, LIMITS)[0]
+    assert (measure.limit, measure.breached) == (weekday.usual_psi, False)
+    assert drift({"x": weekday}, {"x": [0.0, 0.0, 7.0]}, LIMITS)[0].breached
+    assert edges == weekday.edges
 
 
 def _psis(score: float, *features: float) -> list[Measure]:

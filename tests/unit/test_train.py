@@ -176,6 +176,7 @@ def test_one_block_is_a_constant_with_a_slight_slope() -> None:
 def test_feature_bins_count_by_weight(spark: SparkSession) -> None:
     rows = [(float(n), 0.0, None, 1.0) for n in range(1, 9)] + [(9.0, None, None, 2.0)]
     frame = spark.createDataFrame(rows, "x double, mostly double, nothing double, sample_weight double")
+    frame = frame.withColumn("as_of_date", F.lit(date(2024, 1, 5)))
     bins = feature_bins(frame, ["x", "mostly", "nothing"], 3)
     assert bins["x"] == ReferenceBins((3.0, 6.0), (0.3, 0.3, 0.4), 0.0)
     assert bins["mostly"] == ReferenceBins((0.0,), (1.0, 0.0), 0.2)
