@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
@@ -52,9 +53,15 @@ class Lake:
         return self.read(table) if self.exists(table) else self.spark.createDataFrame([], table.schema)
 
     def version(self, table: Table) -> int:
-        """Delta version of the table, -1 when it does not exist."""
+        """Delta version of the table, -1 when it does not exist.
+
+        In a folder it is the last commit's number; the history, which elsewhere tells it, costs a Spark job.
+        """
         if not self.exists(table):
             return -1
+        log = Path(self.location(table)) / "_delta_log"
+        if not self.settings.catalog and log.is_dir():
+            return max(int(commit.stem) for commit in log.glob("[0-9]" * 20 + ".json"))
         row = self._delta(table).history(1).select("version").first()
         return int(row["version"]) if row else -1
 

@@ -54,7 +54,7 @@ def activity(draw: st.DrawFn, events: int = 90) -> list[Row]:
         day = draw(st.sampled_from(DATES)) - timedelta(days=draw(st.sampled_from(EDGES)) - draw(st.sampled_from([0, 0, 0, 1])))
         user = f"u{draw(st.integers(0, 7))}"
         order = draw(st.sampled_from([None, None, "o1", "o2"]))
-        known, moment = day, 0
+        known = day
         for repeat in range(draw(st.sampled_from([1, 1, 1, 1, 2, 2, 3]))):
             kind = draw(st.sampled_from(["buy", "buy", "view", "view", "cancel", "search"]))
             cents = draw(st.integers(-300, 20_000)) if kind == "buy" else -draw(st.integers(0, 9_000))
@@ -70,11 +70,10 @@ def activity(draw: st.DrawFn, events: int = 90) -> list[Row]:
                     order_id=f"{user}-{order}" if order else f"e{number}",
                     session_id=f"s{draw(st.integers(0, 3))}" if sessions and draw(st.booleans()) else None,
                     known=known,
-                    moment=moment,
+                    moment=repeat,
                     deleted=repeat > 0 and draw(st.integers(0, 2)) == 0,
                 )
             )
-            moment += 1
     return rows
 
 

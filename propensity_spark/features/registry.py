@@ -33,7 +33,7 @@ def _market(name: str, unit: str, formula: str, null_when: str) -> Feature:
     return Feature(name, DOUBLE, unit, formula, null_when, ("market",))
 
 
-def _user(name: str, type_: T.DataType, unit: str, formula: str, null_when: str, in_model: bool = True) -> Feature:
+def _user(name: str, type_: T.DataType, unit: str, formula: str, null_when: str, *, in_model: bool = True) -> Feature:
     return Feature(name, type_, unit, formula, null_when, ("user",), in_model)
 
 

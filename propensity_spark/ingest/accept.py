@@ -22,41 +22,44 @@ from propensity_spark.ingest.records import Finding, Form, column_names, examine
 
 MAX_REMOTE_BYTES = 512 * 1024 * 1024
 _TEXT = pa.string()
-_FINDING = (_TEXT, _TEXT, pa.int64(), _TEXT, _TEXT)
+_FINDING = (_TEXT, _TEXT, _TEXT, pa.int64(), _TEXT, _TEXT)
 _UNRESOLVED = ("UNRESOLVED_COLUMN", "FIELD_NOT_FOUND", "AMBIGUOUS_REFERENCE")
 
 
-def examine_files(spark: SparkSession, deliveries: list[Delivery], forms: Mapping[str, Form]) -> dict[str, Finding]:
-    """Read every file once, in one Spark job. Out: the finding of each, by path. A bad file never fails the job."""
+Findings = Mapping[tuple[str, str], Finding]
+
+
+def examine_files(spark: SparkSession, deliveries: list[Delivery], forms: Mapping[str, Form]) -> Findings:
+    """Read every file once, in one Spark job. Out: the finding of each, by source and path. A bad file never fails the job."""
     too_big = {
-        d.path: Finding(reason=f"is larger than {MAX_REMOTE_BYTES >> 20} MiB, too large to be read whole: split it")
+        (d.source, d.path): Finding(reason=f"is larger than {MAX_REMOTE_BYTES >> 20} MiB, too large to be read whole: split it")
         for d in deliveries
         if local_path(d.path) is None and d.bytes > MAX_REMOTE_BYTES
     }
-    readable = [d for d in deliveries if d.path not in too_big]
+    readable = [d for d in deliveries if (d.source, d.path) not in too_big]
     if not readable:
         return too_big
-    form_by_path = {d.path: forms[d.source] for d in readable}
 
-    def finding_of(path: str, open_file: Callable[[], IO[bytes]]) -> Iterator[list[pa.Array]]:
+    def finding_of(source: str, path: str, open_file: Callable[[], IO[bytes]]) -> Iterator[list[pa.Array]]:
         try:
             with open_file() as stream:
-                found = examine(stream, form_by_path[path], path)
+                found = examine(stream, forms[source], path)
         except OSError as error:
             found = Finding(reason=f"cannot be read: {error.strerror or error}")
-        values = (path, found.delivery_id, found.rows, found.columns, found.reason)
+        values = (source, path, found.delivery_id, found.rows, found.columns, found.reason)
         yield [pa.array([value], kind) for value, kind in zip(values, _FINDING, strict=True)]
 
-    schema = "path string, delivery_id string, rows bigint, columns string, reason string"
+    schema = "source string, path string, delivery_id string, rows bigint, columns string, reason string"
     rows = each_file(spark, readable, min(len(readable), 16), schema, finding_of).collect()
-    return {**too_big, **{row["path"]: Finding(row["delivery_id"], row["rows"], row["columns"], row["reason"]) for row in rows}}
+    found = {(row["source"], row["path"]): Finding(row["delivery_id"], row["rows"], row["columns"], row["reason"]) for row in rows}
+    return {**too_big, **found}
 
 
 def judge(
     spark: SparkSession,
     source: FileSource | MassiveSource,
     deliveries: list[Delivery],
-    findings: Mapping[str, Finding],
+    findings: Findings,
     first_context: Mapping[str, str] | None,
 ) -> list[Delivery]:
     """The deliveries of one source with id, rows and context, or with the reason why they are refused.
@@ -64,17 +67,17 @@ def judge(
     A CSV or Parquet file must hold every column that the mapping uses, and no other columns than those of the setting
     `header`, else of the source's first delivery (`first_context`), else of most files of this first batch.
     """
-    judged = [d if d.reason else _found(d, findings[d.path]) for d in deliveries]
+    judged = [d if d.reason else _found(d, findings[d.source, d.path]) for d in deliveries]
     if isinstance(source, MassiveSource):
         return [d if d.reason else replace(d, context=_page_context(d.path)) for d in judged]
     if source.format == "jsonl":
         return judged
     verdicts: dict[str | None, tuple[Mapping[str, str], str | None]] = {}
     for delivery in judged:
-        columns = findings[delivery.path].columns if not delivery.reason else None
+        columns = findings[delivery.source, delivery.path].columns if not delivery.reason else None
         if columns is not None and columns not in verdicts:
             verdicts[columns] = _verdict(spark, source, columns, delivery.path)
-    judged = [d if d.reason else _with_verdict(d, verdicts[findings[d.path].columns]) for d in judged]
+    judged = [d if d.reason else _with_verdict(d, verdicts[findings[d.source, d.path].columns]) for d in judged]
     expected = _expected_columns(source, judged, first_context)
     return [
         d if d.reason or _names(source, d.context) == expected else d.refused(_other(_names(source, d.context), expected)) for d in judged

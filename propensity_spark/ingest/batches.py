@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -15,7 +13,7 @@ from propensity_spark.config import FileSource, MassiveSource
 from propensity_spark.errors import ConfigurationError, RowsLost, SourceMissing, TooManyRefused
 from propensity_spark.ingest.accept import examine_files, judge
 from propensity_spark.ingest.deliveries import Batch, Delivery, first_contexts, new_batches, record, unfinished, unseen
-from propensity_spark.ingest.files import LISTED, due, form_of, list_files, modification_times
+from propensity_spark.ingest.files import due, folder_uri, form_of, list_files, modification_times
 from propensity_spark.ingest.landing import PAGES, landing_folder
 from propensity_spark.ingest.records import Form
 from propensity_spark.ingest.rows import bronze_rows
@@ -47,31 +45,24 @@ def sources_by_name(run: Run) -> SourceByName:
     return dict(pairs)
 
 
-def lake_root(run: Run) -> str:
-    """The lake's root as Spark spells it in the paths of files."""
-    root = run.lake.root
-    if ":/" in root:
-        return root
-    return f"dbfs:{root}" if root.startswith("/Volumes/") else f"file:{os.path.abspath(root)}"
-
-
 def finish_unfinished(run: Run, sources: SourceByName) -> Taken:
     """Write the batches that an earlier run planned and did not finish; a file that changed meanwhile is refused."""
     total = Taken()
-    for batch in unfinished(run.lake, lake_root(run)):
-        there = [d for d in batch.deliveries if d.source in sources]
+    for batch in unfinished(run.lake, folder_uri(run.lake.root)):
+        # A file may have been touched and still hold the same bytes.
+        modified = modification_times(run.spark, [d.path for d in batch.deliveries])
+        there = [replace(d, modified=modified[d.path]) for d in batch.deliveries if d.source in sources and d.path in modified]
         findings = examine_files(run.spark, there, _forms(sources))
-        kept = [d for d in there if findings[d.path].reason is None and findings[d.path].delivery_id == d.delivery_id]
+        same = [d for d in there if findings[d.source, d.path].reason is None and findings[d.source, d.path].delivery_id == d.delivery_id]
+        kept = {(d.source, d.uri): d for d in same}
         gone = [
             d.refused("changed or vanished between two runs, or its source is no longer configured")
             for d in batch.deliveries
-            if d not in kept
+            if (d.source, d.uri) not in kept
         ]
         record(run.lake, [(d, "refused", batch.batch_id) for d in gone], datetime.now(UTC), run.run_id)
-        # A file may have been touched and still hold the same bytes.
-        modified = modification_times(run.spark, [d.path for d in kept])
-        again = replace(batch, deliveries=tuple(replace(d, modified=modified[d.path]) for d in kept))
-        total += Taken(refused=tuple(gone)) + _write(run, [again] if kept else [], sources)
+        again = [replace(batch, deliveries=tuple(kept.values()))] if kept else []
+        total += Taken(refused=tuple(gone)) + _write(run, again, sources)
     return total
 
 
@@ -129,17 +120,17 @@ def _write(run: Run, batches: list[Batch], sources: SourceByName) -> Taken:
 
 def _listing(run: Run, sources: SourceByName) -> DataFrame:
     """Every file and page that is there now, named as in the lake: relative inside its root, so that a lake can be moved."""
-    root = lake_root(run)
-    listings = []
+    inside = f"{folder_uri(run.lake.root)}/"
+    rows = []
     for target, source in sources.values():
         if isinstance(source, FileSource):
-            listings.append(list_files(run.spark, source.path, source.pattern, source.name, target))
-        elif (pages := landing_folder(run.lake.root, source)).exists():
-            listings.append(list_files(run.spark, str(pages), PAGES, source.name, target))
-    inside = F.substring("path", len(root) + 2, 1 << 20)
-    nothing = run.spark.createDataFrame([], LISTED)
-    listed = reduce(DataFrame.unionByName, listings, nothing)
-    return listed.withColumn("source_uri", F.when(F.col("path").startswith(f"{root}/"), inside).otherwise(F.col("path")))
+            files = list_files(run.spark, source.path, source.pattern, source.name)
+        else:
+            pages = landing_folder(run.lake.root, source)
+            files = list_files(run.spark, str(pages), PAGES, source.name) if pages.exists() else []
+        rows += [(source.name, target, path.removeprefix(inside), path, size, modified) for path, size, modified in files]
+    listed = run.spark.createDataFrame(rows, "source string, target string, source_uri string, path string, bytes bigint, modified bigint")
+    return listed.withColumn("modified_at", F.timestamp_micros("modified"))
 
 
 def _require_files(sources: SourceByName, seen: set[str]) -> None:

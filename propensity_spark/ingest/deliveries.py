@@ -66,7 +66,7 @@ def new_batches(deliveries: Iterable[Delivery], planned_at: datetime) -> list[Ba
 def unseen(lake: Lake, listed: DataFrame) -> list[Delivery]:
     """The listed files that are not in bronze as they are now: new ones, changed ones, and those refused before.
 
-    `listed`: source, target, source_uri, path, bytes, modified_at. `earlier_ids` are the contents ingested under the same
+    `listed`: source, target, source_uri, path, bytes, modified, modified_at. `earlier_ids` are the contents ingested under the same
     name; `tolerated`: refused before, within the allowed share.
     """
     is_ingested = F.col("status") == "ingested"
@@ -81,7 +81,7 @@ def unseen(lake: Lake, listed: DataFrame) -> list[Delivery]:
     rows = (
         listed.join(states, ["source", "source_uri"], "left")
         .where(~F.coalesce(F.array_contains("ingested", version), F.lit(False)))
-        .select("*", F.array_contains("refused", version).alias("tolerated"), F.unix_micros("modified_at").alias("modified"))
+        .select("*", F.array_contains("refused", version).alias("tolerated"))
         .collect()
     )
     deliveries = (

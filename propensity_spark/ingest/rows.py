@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark.ingest.deliveries import Batch, Delivery
-from propensity_spark.ingest.files import each_file, plain_path
+from propensity_spark.ingest.files import each_file, plain_path_column
 from propensity_spark.ingest.records import Form, read_records
 
 _BYTES_PER_TASK = 16 * 1024 * 1024
@@ -24,19 +24,20 @@ _EXACT_TIMES = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX", "timestamp
 
 def bronze_rows(spark: SparkSession, batch: Batch, forms: Mapping[str, Form]) -> DataFrame:
     """One row per record of the batch's deliveries. Fails when a file is no longer the one that was examined."""
-    by_schema: dict[str | None, list[Delivery]] = {}
+    parquet: dict[tuple[str, str], list[Delivery]] = {}
+    text: list[Delivery] = []
     for delivery in batch.deliveries:
-        schema = delivery.context["schema"] if forms[delivery.source].format == "parquet" else None
-        by_schema.setdefault(schema, []).append(delivery)
-    parts = [
-        _text_rows(spark, members, forms) if schema is None else _parquet_rows(spark, members, schema)
-        for schema, members in by_schema.items()
-    ]
+        if forms[delivery.source].format == "parquet":
+            parquet.setdefault((delivery.source, delivery.context["schema"]), []).append(delivery)
+        else:
+            text.append(delivery)
+    parts = [_parquet_rows(spark, source, members, schema) for (source, schema), members in parquet.items()]
+    parts += [_text_rows(spark, text, forms)] if text else []
     plan = spark.createDataFrame(
         [(d.path, d.source, d.uri, d.delivery_id, dict(d.context), d.bytes, d.modified) for d in batch.deliveries],
         "path string, source string, source_uri string, delivery_id string, context map<string,string>, bytes bigint, modified bigint",
     )
-    joined = reduce(DataFrame.unionByName, parts).join(F.broadcast(plan), "path", "inner")
+    joined = reduce(DataFrame.unionByName, parts).join(F.broadcast(plan), ["source", "path"], "inner")
     is_same = F.col("found_bytes").isNull() | ((F.col("found_bytes") == F.col("bytes")) & (F.col("found_modified") == F.col("modified")))
     changed = F.raise_error(F.concat("path", F.lit(" changed while it was being ingested; run again")))
     return joined.select(
@@ -53,32 +54,33 @@ def bronze_rows(spark: SparkSession, batch: Batch, forms: Mapping[str, Form]) ->
 
 
 def _text_rows(spark: SparkSession, deliveries: list[Delivery], forms: Mapping[str, Form]) -> DataFrame:
-    expected = {d.path: (forms[d.source], d.delivery_id) for d in deliveries}
+    expected = {(d.source, d.path): d.delivery_id for d in deliveries}
     tasks = max(min(4, len(deliveries)), sum(d.bytes for d in deliveries) // _BYTES_PER_TASK)
 
-    def rows_of(path: str, open_file: Callable[[], IO[bytes]]) -> Iterator[list[pa.Array]]:
-        form, delivery_id = expected[path]
+    def rows_of(source: str, path: str, open_file: Callable[[], IO[bytes]]) -> Iterator[list[pa.Array]]:
         with open_file() as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != delivery_id:  # type: ignore[arg-type]
+            if hashlib.file_digest(stream, "sha256").hexdigest() != expected[source, path]:  # type: ignore[arg-type]
                 raise RuntimeError(f"{path} changed while it was being ingested; run again")
             stream.seek(0)
-            _, records = read_records(stream, form, path)
+            _, records = read_records(stream, forms[source], path)
             first = 0
             while chunk := list(islice(records, _RECORDS_PER_CHUNK)):
                 lines = range(first, first + len(chunk))
-                yield [pa.array([path] * len(chunk), pa.string()), pa.array(lines, pa.int64()), pa.array(chunk, pa.string())]
+                names = (pa.array([name] * len(chunk), pa.string()) for name in (source, path))
+                yield [*names, pa.array(lines, pa.int64()), pa.array(chunk, pa.string())]
                 first += len(chunk)
 
-    rows = each_file(spark, deliveries, int(tasks), "path string, line bigint, payload string", rows_of)
+    rows = each_file(spark, deliveries, int(tasks), "source string, path string, line bigint, payload string", rows_of)
     return rows.select("*", F.lit(None).cast("bigint").alias("found_bytes"), F.lit(None).cast("bigint").alias("found_modified"))
 
 
-def _parquet_rows(spark: SparkSession, deliveries: list[Delivery], schema: str) -> DataFrame:
+def _parquet_rows(spark: SparkSession, source: str, deliveries: list[Delivery], schema: str) -> DataFrame:
     """Read natively; `line` is the row's position in its file, the payload its JSON form (null fields are left out)."""
     files = spark.read.schema(schema).option("recursiveFileLookup", "true").parquet(*[d.path for d in deliveries])
     encoded = F.regexp_replace("_metadata.file_path", r"\+", "%2B")
     return files.select(
-        plain_path(F.url_decode(encoded)).alias("path"),
+        F.lit(source).alias("source"),
+        plain_path_column(F.url_decode(encoded)).alias("path"),
         F.col("_metadata.row_index").alias("line"),
         F.to_json(F.struct(*[F.col(f"`{name}`") for name in files.columns]), _EXACT_TIMES).alias("payload"),
         F.col("_metadata.file_size").alias("found_bytes"),

@@ -74,7 +74,8 @@ def volume(rows: float, earlier: tuple[date, float] | None) -> Measure:
 def verdict(measures: Sequence[Measure], settings: MonitorSettings) -> Measure:
     """Retrain (1, a breach) or not (0), with the reason in the note.
 
-    Yes when the score's PSI is above its limit, or more than `max_drifted_features` features are above theirs. Old data is no reason: a new model would learn from the same old data.
+    Yes when the score's PSI is above its limit, or more than `max_drifted_features` features are above theirs. Old data is
+    no reason: a new model would learn from the same old data.
     """
     score = next(m for m in measures if m.subject == PROBABILITY and m.measure == "psi")
     features = [m for m in measures if m.measure == "psi" and m.subject != PROBABILITY]

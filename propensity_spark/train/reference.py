@@ -72,7 +72,7 @@ def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[d
             days = batch.column(2).to_numpy(zero_copy_only=False)
             for day in np.unique(days):
                 of_day = days == day
-                totals = [np.bincount(b[of_day], weight[of_day], len(cut) + 2) for b, cut in zip(bins, cuts, strict=True)]
+                totals = [np.bincount(b[of_day], weight[of_day], len(cut) + 2).astype(float) for b, cut in zip(bins, cuts, strict=True)]
                 yield _counted(day, totals)
 
     packed = rows.select(

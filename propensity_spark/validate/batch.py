@@ -72,7 +72,12 @@ def judge(run: Run, batch: Batch) -> DataFrame:
     rows = _with_known(run, rows, table)
     check_columns(rows, rules, "row")
     malformed = F.array_contains("problems", "malformed_record")
-    reasons = F.when(malformed, F.col("problems")).otherwise(F.concat("problems", broken(rules, "reject", "row", limits)))
+    own = [rule for rule in rules if not rule.depends_on_other_rows]
+    # Reasons of the row's own come alone: what other rows say would depend on when it was asked.
+    reasons = F.when(malformed, F.col("problems")).otherwise(F.concat("problems", broken(own, "reject", "row", limits)))
+    rows = rows.withColumn("own_reasons", reasons)
+    others = broken([rule for rule in rules if rule.depends_on_other_rows], "reject", "row", limits)
+    reasons = F.when(F.size("own_reasons") > 0, F.col("own_reasons")).otherwise(others)
     rows = rows.withColumns({"reasons": reasons, "warnings": broken(rules, "warn", "row", limits)})
     # Payloads of rows that are fine so far stay in bronze: they need not be shuffled and cached with the rest.
     rows = rows.withColumn("payload", F.when(F.size("reasons") > 0, F.col("payload")))

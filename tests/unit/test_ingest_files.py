@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
 from propensity_spark.errors import ConfigurationError, RowsLost, SourceMissing, TooManyRefused
-from propensity_spark.ingest import batches
+from propensity_spark.ingest import accept, batches, files
 from propensity_spark.run import Outcome, Run
 from propensity_spark.schemas import BRONZE, DELIVERIES
 from propensity_spark.stages import ingest
@@ -161,7 +161,7 @@ def test_a_changed_file_is_a_new_delivery_and_a_touched_one_is_not(ingest_files:
 
 
 def test_missing_and_empty_folders(ingest_files: Ingest, lake: Lake, drop: Path) -> None:
-    with pytest.raises(SourceMissing, match=r"drop: .*nowhere does not exist; expected a folder with files \*.csv\* \(sources.activity\)"):
+    with pytest.raises(SourceMissing, match=r"drop: .*nowhere does not exist; expected a folder with files \*.csv\*"):
         ingest_files([csv_source(drop / "nowhere")])
     (drop / "x.txt").write_text("")
     with pytest.raises(SourceMissing, match=r"drop: .*drop holds no file \*.csv\*. Expected at least one"):
@@ -211,7 +211,7 @@ def test_parquet_json_lines_and_csv_in_one_target(ingest_files: Ingest, lake: La
     assert (outcome.rows_out, outcome.rows_rejected) == (6, 3)
     reasons = {name: reason for name, status, reason in states(lake) if status == "refused"}
     assert "has a type that Spark cannot read: [PARQUET_TYPE_ILLEGAL]" in str(reasons["nanoseconds.parquet"])
-    assert str(reasons["other.parquet"]).startswith("lacks `user`, which the mapping uses")
+    assert str(reasons["other.parquet"]).startswith("lacks `user`, which the mapping uses; its columns are other")
     assert str(reasons["cut.parquet"]).startswith("truncated or broken Parquet")
     assert bronze(lake) == [
         ("x.csv", 0, "u8,8"),
@@ -228,6 +228,10 @@ def test_parquet_json_lines_and_csv_in_one_target(ingest_files: Ingest, lake: La
 
 class Killed(BaseException):
     pass
+
+
+def dead(*args: Any) -> None:
+    raise Killed
 
 
 @pytest.mark.parametrize("point", ["before the plan", "after the plan", "after one table", "before ingested", "after ingested"])
@@ -280,11 +284,8 @@ def test_a_file_that_changed_after_the_death_is_a_new_delivery(
     (drop / "x.csv").write_text("user,n\nu1,1\n")
     (drop / "y.csv").write_text("user,n\nu2,2\n")
 
-    def killed(*args: Any) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "replace", killed)
+        patch.setattr(Lake, "replace", dead)
         with pytest.raises(Killed):
             ingest_files([csv_source(drop)])
     (drop / "x.csv").write_text("user,n\nu1,10\n")
@@ -373,4 +374,62 @@ def test_the_tables_it_writes(drop: Path) -> None:
 def test_a_week_of_online_retail(ingest_files: Ingest, lake: Lake) -> None:
     columns = {"user_id": "CustomerID", "amount": "cast(Quantity as int) * UnitPrice"}
     source = csv_source(SHARED / "online_retail" / "by_day", pattern="2010-12-0*.csv.gz", columns=columns)
-    assert ingest_files([source]).note == "8 files, 21,655 rows"
+    assert ingest_files([source]).note == "8 files, 22,523 rows"
+
+
+def test_a_folder_that_is_not_mounted_is_read_through_spark(
+    ingest_files: Ingest, lake: Lake, drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "local_path", lambda path: None)
+    monkeypatch.setattr(accept, "local_path", lambda path: None)
+    monkeypatch.setattr(accept, "MAX_REMOTE_BYTES", 1000)
+    (drop / "_hidden").mkdir()
+    for name, text in {
+        "a b.csv": "user,n\nu1,1\n",
+        "empty.csv": "",
+        "_hidden/x.csv": "user,n\n",
+        "large.csv": "user,n\n" + "u,1\n" * 400,
+    }.items():
+        (drop / name).write_text(text)
+    with pytest.raises(SourceMissing, match="does not exist"):
+        ingest_files([csv_source(drop / "nowhere")])
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "replace", dead)
+        with pytest.raises(Killed):
+            ingest_files([csv_source(drop)], max_refused_share=0.7)
+    outcome = ingest_files([csv_source(drop)])
+    assert (outcome.rows_out, outcome.rows_rejected) == (1, 2)
+    assert {reason for _, status, reason in states(lake) if status == "refused"} == {
+        "is empty: expected a header line",
+        "is larger than 0 MiB, too large to be read whole: split it",
+    }
+    assert bronze(lake) == [("a b.csv", 0, "u1,1")]
+
+
+def test_two_sources_may_read_the_same_file(ingest_files: Ingest, lake: Lake, drop: Path) -> None:
+    (drop / "x.csv").write_text("user,n\nu1,1\n")
+    pq.write_table(pa.table({"user": ["u2"]}), drop / "u.parquet")
+    sources = [csv_source(drop), parquet_source(drop)]
+    assert ingest_files([*sources, *({**source, "name": f"{source['name']}-2"} for source in sources)]).rows_out == 4
+    assert [row["source"] for row in lake.read(ACTIVITY).orderBy("source").collect()] == ["drop", "drop-2", "pq", "pq-2"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "uri"),
+    [
+        ("/a/b/", "file:/a/b"),
+        ("file:///a/b", "file:/a/b"),
+        ("file:/a", "file:/a"),
+        ("s3a://bucket/a/", "s3a://bucket/a"),
+        ("/Volumes/c/s/v", "dbfs:/Volumes/c/s/v"),
+        ("dbfs:/Volumes/c", "dbfs:/Volumes/c"),
+        ("a", f"file:{os.getcwd()}/a"),
+    ],
+)
+def test_a_place_has_one_spelling(folder: str, uri: str) -> None:
+    assert files.folder_uri(folder) == uri
+
+
+def test_only_mounted_places_are_opened_by_python() -> None:
+    paths = ["file:/a/b", "dbfs:/Volumes/c", "dbfs:/other", "s3a://bucket/a"]
+    assert [files.local_path(path) for path in paths] == ["/a/b", "/Volumes/c", None, None]

@@ -108,7 +108,8 @@ def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
     frame = frame.withColumn("as_of_date", F.when(F.coalesce("x", F.lit(9.0)) < 5.0, F.lit(DAY)).otherwise(F.lit(date(2011, 12, 2))))
     early = np.nan_to_num(values["x"], nan=9.0) < 5.0
     assert bin_weights(frame, edges) == {
-        day: {name: _bins_of(values[name][of_day], edges[name]) for name in edges} for day, of_day in ((DAY, early), (date(2011, 12, 2), ~early))
+        day: {name: _bins_of(values[name][of_day], edges[name]) for name in edges}
+        for day, of_day in ((DAY, early), (date(2011, 12, 2), ~early))
     }
 
 

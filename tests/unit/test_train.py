@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings, TrainSettings
 from propensity_spark.errors import ConfigurationError, NotEnoughHistory

@@ -40,7 +40,9 @@ def verdicts(lake: Lake, table: Table, rows: list[dict[str, Any]], **options: An
     deliver(lake, table.name, rows)
     chosen = settings(lake, {table.name: source(table.name, columns)}, **options)
     held = judge(run(lake, chosen), next_batch(run(lake, chosen), table)).where("outcome = 'rejected'")
-    return {row["label"]: row["reasons"] for row in held.select(F.get_json_object("payload", "$.label").alias("label"), "reasons").collect()}
+    return {
+        row["label"]: row["reasons"] for row in held.select(F.get_json_object("payload", "$.label").alias("label"), "reasons").collect()
+    }
 
 
 def test_bars_that_break_a_rule(lake: Lake) -> None:
@@ -113,11 +115,18 @@ def test_events_that_break_a_rule(lake: Lake) -> None:
 def test_bad_prints_jumps_and_splits(lake: Lake) -> None:
     def bars(item: str, *closes: float) -> list[dict[str, Any]]:
         days = ("2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05")
-        flat = [{**BAR, "item_id": item, "ts": day, "open": close, "high": close, "low": close, "close": close} for day, close in zip(days, closes, strict=False)]
+        flat = [
+            {**BAR, "item_id": item, "ts": day, "open": close, "high": close, "low": close, "close": close}
+            for day, close in zip(days, closes, strict=False)
+        ]
         return [{**row, "label": f"{item}{number}"} for number, row in enumerate(flat)]
 
     action = {"item_id": "SPLIT", "ex_date": "2024-01-03", "action": "split", "ratio": 2}
-    deliver(lake, "corporate_actions", [action, {**action, "ratio": 0, "ex_date": "2024-01-04"}, {**action, "action": "dividend", "ratio": None}])
+    deliver(
+        lake,
+        "corporate_actions",
+        [action, {**action, "ratio": 0, "ex_date": "2024-01-04"}, {**action, "action": "dividend", "ratio": None}],
+    )
     rows = bars("BAD", 100, 180, 101) + bars("SPLIT", 100, 50, 99) + bars("JUMP", 100, 180, 175) + bars("DOWN", 100, 60, 99, 100)
     deliver(lake, "bars", rows)
     chosen = settings(
@@ -128,7 +137,10 @@ def test_bad_prints_jumps_and_splits(lake: Lake) -> None:
     found = validate_table(run(lake, chosen), BARS)
     assert found is not None
     assert reasons(lake, "corporate_actions") == {"split_ratio": 1}
-    assert [(payload.split('"label": "')[1][:-2], names) for payload, names in quarantined(lake, "bars")] == [("BAD1", ["bad_print"]), ("DOWN1", ["bad_print"])]
+    assert [(payload.split('"label": "')[1][:-2], names) for payload, names in quarantined(lake, "bars")] == [
+        ("BAD1", ["bad_print"]),
+        ("DOWN1", ["bad_print"]),
+    ]
     assert found.measures["warn:price_jump"] == 2  # JUMP up; SPLIT back up the day after. BAD's and DOWN's jumps are rejected
 
 
@@ -139,7 +151,11 @@ def test_unknown_users_and_items_are_judged_again_when_they_come(lake: Lake) -> 
         "activity": source("activity", EVENT_COLUMNS),
     }
     chosen = settings(lake, sources)
-    rows = [{**EVENT, "event_id": "1"}, {**EVENT, "event_id": "2", "item_id": "B"}, {**EVENT, "event_id": "3", "item_id": None, "event_type": "search"}]
+    rows = [
+        {**EVENT, "event_id": "1"},
+        {**EVENT, "event_id": "2", "item_id": "B"},
+        {**EVENT, "event_id": "3", "item_id": None, "event_type": "search"},
+    ]
     deliver(lake, "activity", [*rows, {**EVENT, "event_id": "4", "price": None}])
     deliver(lake, "items", [{"item_id": "A"}])
     deliver(lake, "users", [{"user_id": "u"}])

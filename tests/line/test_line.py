@@ -1,0 +1,102 @@
+"""The whole line on a small simulated lake, held against the contracts and against a second look at the raw files."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from line_support import AS_OF, NEXT_DAY, Finished, run
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from propensity_spark import read_published
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.line import STAGES, run_line, stage_named
+from propensity_spark.publish import verify
+from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
+
+SCORES = scores_table("user_item")
+
+
+def test_every_stage_ran_and_was_recorded(finished: Finished) -> None:
+    assert all(outcome is not None for outcome in finished.outcomes.values())
+    recorded = finished.lake.read(RUNS).where(F.col("as_of_date") == F.lit(AS_OF)).select("stage", "status").distinct().collect()
+    assert {(row["stage"], row["status"]) for row in recorded} == {(stage.name, "succeeded") for stage in STAGES}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [BARS, ACTIVITY, MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table("user_item", True), SCORES],
+    ids=lambda table: table.full_name,
+)
+def test_keys_are_unique(finished: Finished, table: Table) -> None:
+    rows = finished.lake.read(table)
+    counted = rows.agg(F.count("*").alias("rows"), F.count_distinct(*table.key).alias("keys")).first()
+    assert counted is not None
+    assert counted["rows"] == counted["keys"] > 0
+
+
+def test_valid_and_repeated_and_rejected_are_the_input(finished: Finished) -> None:
+    delivered = sum(finished.lake.read(BRONZE[name]).count() for name in finished.settings.sources)
+    validated = finished.outcomes["validate"]
+    assert validated is not None
+    assert validated.rows_in == delivered
+    assert validated.rows_rejected == finished.lake.read_or_empty(QUARANTINE).count()
+
+
+def test_features_as_a_second_look_at_the_raw_files_gives_them(finished: Finished) -> None:
+    """Views, last purchase and momentum of the newest date, from the delivered files with pandas alone."""
+    landing = Path(finished.lake.root) / "simulated" / "landing" / "activity"
+    raw = pd.concat(pd.read_parquet(path) for path in sorted(landing.glob("*.parquet"))).drop_duplicates(["event_id", "known_at"])
+    end = pd.Timestamp(AS_OF + timedelta(days=1), tz="America/New_York")
+    for column in ("event_ts", "known_at"):
+        raw[column] = pd.to_datetime(raw[column], utc=True)
+    seen = raw[(raw["event_ts"] < end) & (raw["known_at"] < end)].sort_values("known_at").groupby("event_id").tail(1)
+    seen = seen[~seen["is_deleted"].astype(bool)]
+    seen["age"] = [(AS_OF - day).days for day in seen["event_ts"].dt.tz_convert("America/New_York").dt.date]
+    views = seen[(seen["event_type"] == "view") & (seen["age"] < 30)].groupby("user_id").size()
+    recency = seen[seen["event_type"] == "buy"].groupby("user_id")["age"].min()
+    found = finished.lake.read(USER_FEATURES).where(F.col("as_of_date") == F.lit(AS_OF)).toPandas().set_index("user_id")
+    assert sorted(found.index) == sorted(seen["user_id"].unique())
+    assert found["views_30d"].to_dict() == views.reindex(found.index).fillna(0).astype(int).to_dict()
+    assert found["recency_days"].dropna().astype(int).to_dict() == recency.to_dict()
+
+
+def test_the_published_run_is_the_scores(finished: Finished, spark: SparkSession) -> None:
+    published = read_published(finished.settings.publish.uri, AS_OF)
+    scores = finished.lake.read(SCORES).where(F.col("as_of_date") == F.lit(AS_OF)).drop("as_of_date")
+    assert published.exceptAll(scores.select(*published.columns)).isEmpty()
+    assert published.count() == scores.count() > 0
+    assert [run.rows for run in verify(finished.settings.publish.uri)] == [scores.count()]
+
+
+def test_the_report_says_what_was_measured(finished: Finished) -> None:
+    folder = Path(finished.lake.root) / "reports" / AS_OF.isoformat()
+    report = json.loads((folder / "report.json").read_text())
+    outcome = finished.outcomes["evaluate"]
+    assert outcome is not None
+    assert set(outcome.facts) >= {"AUC", "baseline", "ceiling", "champion", "report"}
+    assert "http" not in (folder / "report.html").read_text().replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+    assert report
+
+
+def test_the_same_again_changes_nothing_and_the_next_day_takes_only_what_is_new(finished: Finished, spark: SparkSession) -> None:
+    pointer = next(Path(finished.settings.publish.uri).glob("*/_CURRENT"))
+    before = pointer.read_text()
+    again = run(spark, finished.settings, AS_OF)
+    resting = {name for name, outcome in again.outcomes.items() if outcome is None}
+    assert resting >= {"validate", "features", "label", "train", "evaluate", "score", "monitor"}
+    assert pointer.read_text() == before
+
+    daily = [stage_named(name) for name in ("ingest", "validate", "features", "score", "publish", "monitor")]
+    outcomes = {stage.name: outcome for stage, outcome, _ in run_line(spark, finished.settings, NEXT_DAY, daily)}
+    taken = outcomes["ingest"]
+    assert taken is not None
+    assert 0 < taken.rows_out < finished.lake.read(BRONZE["activity"]).count() / 20
+    assert pointer.read_text() == before
+    assert {run.as_of_date for run in verify(finished.settings.publish.uri)} == {AS_OF, NEXT_DAY}
+    late = finished.lake.read(USER_FEATURES).where(F.col("as_of_date") > F.lit(AS_OF)).select("as_of_date").distinct().collect()
+    assert [row[0] for row in late] == [NEXT_DAY] == [date(2023, 6, 1)]
