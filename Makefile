@@ -7,7 +7,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit bench docs wheel lock clean
+.PHONY: help setup run test check lint types unit docs wheel lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 - \2/'
@@ -36,9 +36,6 @@ types: setup ## mypy, strict
 
 unit: setup ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit $${ARGS:-}
-
-bench: setup ## speed of the line and of each stage beside a single-machine reference
-	@$(BIN)/python -m benchmarks $${ARGS:-}
 
 docs: setup ## write the generated tables of README.md anew
 	@$(BIN)/python scripts/readme.py

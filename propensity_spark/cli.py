@@ -202,7 +202,9 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
             results.append(Result(stage.name, known, seconds, rested=outcome is None))
             progress.finish(outcome, seconds)
     console = Console()
-    console.print(closing_table(results), width=None if console.is_terminal else 140)
+    if not console.is_terminal:
+        console.width = 140
+    console.print(closing_table(results))
     for line in closing_facts(results):
         _show(line)
     return 0

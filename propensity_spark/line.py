@@ -92,7 +92,11 @@ def run_line(
 def last_outcome(lake: Lake, stage: Stage) -> Outcome | None:
     """What the stage's last success did, from `ops/runs`; None when there is none."""
     last = _last_success(lake, stage)
-    return None if last is None else Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", last["facts"])
+    return (
+        None
+        if last is None
+        else Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", json.loads(last["facts"]))
+    )
 
 
 def _last_success(lake: Lake, stage: Stage) -> Row | None:
@@ -142,7 +146,7 @@ def _record(
         "code_version": __version__,
         "status": "failed" if error else "succeeded",
         "note": outcome.note or None,
-        "facts": dict(outcome.facts),
+        "facts": json.dumps(dict(outcome.facts), ensure_ascii=False),
         "error": "".join(traceback.format_exception_only(error))[:4000] if error else None,
         "started_at": run.started_at,
     }

@@ -297,7 +297,7 @@ RUNS = Table(
         Column("code_version", STRING, "package version"),
         Column("status", STRING, "succeeded or failed"),
         Column("note", STRING, "what the stage said", nullable=True),
-        Column("facts", TEXT_MAP, "what the closing table shows, such as the AUC; empty: nothing"),
+        Column("facts", STRING, "what is shown below the closing table, such as the AUC: a JSON object in its order"),
         Column("error", STRING, "why it failed", nullable=True),
         Column("started_at", INSTANT, "when it started"),
     ),

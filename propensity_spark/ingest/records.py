@@ -53,7 +53,7 @@ def examine(stream: IO[bytes], form: Form, name: str) -> Finding:
 
 
 def _reason(error: Exception, form: Form) -> str:
-    if form.format == "parquet":
+    if form.format == "parquet" and type(error) is not ValueError:
         return f"truncated or broken Parquet: {str(error).splitlines()[0][:200]}"
     if isinstance(error, EOFError):
         return "truncated gzip: it ends before its end-of-stream mark"
@@ -155,6 +155,9 @@ def _examine_text(stream: IO[bytes], form: Form, name: str) -> tuple[int, str | 
 def _examine_parquet(stream: IO[bytes]) -> tuple[int, str]:
     """Decode every page: a footer alone does not tell a file that was cut and patched."""
     file = pq.ParquetFile(stream, page_checksum_verification=True)
+    nanoseconds = [c.path for c in map(file.schema.column, range(len(file.schema))) if "nanoseconds" in str(c.logical_type)]
+    if nanoseconds:
+        raise ValueError(f"{', '.join(nanoseconds)}: nanoseconds, which Spark cannot read; write microseconds")
     rows = sum(batch.num_rows for batch in file.iter_batches(batch_size=65536))
     if rows != file.metadata.num_rows:
         raise ValueError(f"its footer promises {file.metadata.num_rows} rows, its pages hold {rows}")

@@ -14,7 +14,7 @@ def _execute(run: Run) -> Outcome:
     notes, rows_in, rows_out, rows_rejected = [], 0, 0, 0
     for table in configured(run):
         found = validate_table(run, table)
-        if found is None:
+        if found is None or not (found.rows("in") or any(found.changes.values())):
             continue
         notes.append(_note(table, found))
         run.say(notes[-1])

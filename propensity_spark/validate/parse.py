@@ -147,14 +147,19 @@ def _event_id(mapped: list[str], source: Source) -> Column:
 
 
 def _date_attributes(rows: DataFrame, source: Source, clock: Clock) -> DataFrame:
-    """Items and users: `valid_from` is the local date of `known_at` where the source has none; a static source is of 1900."""
+    """Items and users. Without `valid_from` in the source they hold from the local date of `known_at`.
+
+    That is then the moment of ingestion, unless the source has it as a column. A static source is of 1900.
+    """
     nothing = F.lit(None).cast("timestamp")
     if getattr(source, "static", False):
         start, instant = F.lit(STATIC_FROM), F.lit(STATIC_FROM).cast("timestamp")
         dates = {"valid_from": start, "known_at": instant, "visible_date": start}
         return rows.withColumns({**dates, "starts_at": nothing, "happened_at": nothing})
     mapped = "valid_from" in expressions(source)
-    started = F.to_utc_timestamp(F.col("valid_from").cast("timestamp"), clock.zone) if mapped else F.col("ingested_at")
+    if not mapped and source.known_at.kind == "event":  # there is no event to date it by
+        source = source.model_copy(update={"known_at": KnownAt(kind="ingestion")})
+    started = F.to_utc_timestamp(F.col("valid_from").cast("timestamp"), clock.zone)
     dated = _known(rows, source, clock, started, started).withColumns({"starts_at": nothing, "happened_at": nothing})
     dated = dated.withColumn("visible_date", clock.local_date(F.col("known_at")))
     return dated if mapped else dated.withColumn("valid_from", F.col("visible_date"))

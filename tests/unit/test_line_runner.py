@@ -34,7 +34,7 @@ def seeds(spark: SparkSession, lake: Lake) -> Lake:
 def grow(run: Run) -> Outcome:
     plants = run.lake.read(SEEDS).selectExpr("seed AS plant")
     run.lake.overwrite(plants, PLANTS)
-    return Outcome(rows_in=2, rows_out=plants.count(), rows_rejected=0, note="grown", facts={"height": "3 m"})
+    return Outcome(rows_in=2, rows_out=plants.count(), rows_rejected=0, note="grown", facts={"width": "1 m", "height": "3 m"})
 
 
 def stage(always: bool = False, other: Mapping[str, str] | None = None) -> Stage:
@@ -48,7 +48,7 @@ def recorded(lake: Lake) -> list[Row]:
 
 def test_a_success_is_recorded_with_versions_counts_and_settings(spark: SparkSession, seeds: Lake, settings: Settings) -> None:
     outcome, seconds = run_stage(spark, settings, stage(), DAY)
-    assert outcome == Outcome(2, 2, 0, "grown", {"height": "3 m"})
+    assert outcome == Outcome(2, 2, 0, "grown", {"width": "1 m", "height": "3 m"})
     (row,) = recorded(seeds)
     assert (row["stage"], row["dataset"], row["as_of_date"], row["status"]) == ("grow", "stocks", DAY, "succeeded")
     assert (row["input_versions"], row["output_versions"]) == ({"silver/seeds": 0}, {"gold/plants": 0})
@@ -56,7 +56,9 @@ def test_a_success_is_recorded_with_versions_counts_and_settings(spark: SparkSes
     assert (row["config_hash"], row["code_version"], row["error"]) == (settings.config_hash(), "0.1.0", None)
     assert row["seconds"] == pytest.approx(seconds, abs=0.001)
     assert row["run_id"].startswith("grow-")
-    assert last_outcome(seeds, stage()) == outcome
+    remembered = last_outcome(seeds, stage())
+    assert remembered == outcome
+    assert list(remembered.facts) == ["width", "height"]
     assert last_outcome(seeds, Stage("sow", "", grow)) is None
 
 

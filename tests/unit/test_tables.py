@@ -89,8 +89,8 @@ def test_reading_a_table_that_no_stage_has_written(spark: SparkSession, lake: La
 
 
 def test_every_write_is_one_version(spark: SparkSession, lake: Lake) -> None:
-    for _ in range(12):  # beyond the tenth commit Delta adds a checkpoint
-        lake.append(frame(spark), BOXES)
+    for day in range(12):  # beyond the tenth commit Delta adds a checkpoint
+        lake.append(frame(spark, ("a", day, 1.0)), BOXES)
     lake.create(BOXES)
     assert lake.versions((BOXES, BY_DAY)) == {"silver/boxes": 11, "silver/boxes_by_day": -1}
     elsewhere = Lake(spark, LakeSettings(root=f"file:{lake.root}"))  # not a folder by its name: asked of the history

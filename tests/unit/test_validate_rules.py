@@ -141,7 +141,7 @@ def test_bad_prints_jumps_and_splits(lake: Lake) -> None:
         ("BAD1", ["bad_print"]),
         ("DOWN1", ["bad_print"]),
     ]
-    assert found.measures["warn:price_jump"] == 2  # JUMP up; SPLIT back up the day after. BAD's and DOWN's jumps are rejected
+    assert found.measures["warn:price_jump"] == 4  # JUMP up, SPLIT up the day after, and BAD and DOWN back from their bad prints
 
 
 def test_unknown_users_and_items_are_judged_again_when_they_come(lake: Lake) -> None:
@@ -162,7 +162,7 @@ def test_unknown_users_and_items_are_judged_again_when_they_come(lake: Lake) -> 
     validate_table(run(lake, chosen, "r1"), ITEMS)
     with pytest.raises(Exception, match="rows_kept is 0"):
         validate_table(run(lake, chosen, "r1"), ACTIVITY)
-    assert reasons(lake, "activity") == {"unknown_user": 3, "unknown_item": 1, "trade_incomplete": 1} | {"unknown_user": 4}
+    assert reasons(lake, "activity") == {"unknown_user": 3, "unknown_item": 1, "trade_incomplete": 1}
     assert not lake.exists(ACTIVITY)
     validate_table(run(lake, chosen, "r2"), SILVER["users"])
     validate_table(run(lake, chosen, "r2"), ACTIVITY)
@@ -230,6 +230,7 @@ def test_more_rules_are_no_more_jobs(lake: Lake, monkeypatch: pytest.MonkeyPatch
         context.setJobGroup("", "")
         return len(context.statusTracker().getJobIdsForGroup(group))
 
+    jobs("warm-up")  # the first look at a table costs Delta jobs of its own
     few = jobs("few rules")
     template = next(rule for rule in RULES if rule.name == "trade_price_not_positive")
     many = RULES + tuple(replace(template, name=f"copy_{number}") for number in range(40))

@@ -1,0 +1,195 @@
+"""Versions, repeated rows, conflicts, what a broken-off run leaves, replays and announcements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source
+
+from propensity_spark.config import Settings
+from propensity_spark.errors import ConfigurationError, RowsUnaccounted
+from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, DELIVERIES, ITEMS, PROFILES, QUARANTINE, VALIDATED
+from propensity_spark.stages.validate import STAGE
+from propensity_spark.tables import Lake
+from propensity_spark.validate import table as table_module
+from propensity_spark.validate.table import replay, validate_table
+
+VIEW = {"event_type": "view", "user_id": "u", "item_id": "A"}
+
+
+def event(name: str, day: int, known: int | None = None, **values: Any) -> dict[str, Any]:
+    known_at = f"2024-03-{known or day:02}T12:00:00Z"
+    return {**VIEW, "event_id": name, "event_ts": f"2024-03-{day:02}T10:00:00Z", "known_at": known_at, **values}
+
+
+def bar(day: int, close: float, item: str = "A", known: int | None = None) -> dict[str, Any]:
+    prices = dict.fromkeys(("open", "high", "low", "close"), close)
+    known_at = f"2024-01-{known or day:02}T23:59:59Z"
+    return {"item_id": item, "bar_size": "1d", "ts": f"2024-01-{day:02}", "volume": 1, "known_at": known_at, **prices}
+
+
+def activity(lake: Lake, **options: Any) -> Settings:
+    return settings(lake, {"activity": source("activity", EVENT_COLUMNS, **options)})
+
+
+def test_versions_stay_and_identical_deliveries_are_one_row(lake: Lake) -> None:
+    chosen = activity(lake)
+    deliver(lake, "activity", [event("e1", 1), event("e1", 1), event("e1", 1, 3, quantity=2), event("e1", 1, 5, is_deleted=True)])
+    found = validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    assert found is not None
+    assert [found.rows(name) for name in ("in", "valid", "repeated", "rejected")] == [4, 3, 1, 0]
+    assert [row[:3] for row in rows_of(lake, ACTIVITY, "visible_date", "is_deleted", "quantity")] == [
+        (date(2024, 3, 1), False, None),
+        (date(2024, 3, 3), False, 2.0),
+        (date(2024, 3, 5), True, None),
+    ]
+    assert rows_of(lake, CHANGES, "run_id", "table_name", "changed_from") == [("r1", "activity", date(2024, 3, 1))]
+
+    assert validate_table(run(lake, chosen, "r2"), ACTIVITY) is None
+    deliver(lake, "activity", [event("e1", 1), event("e1", 1, 3, quantity="2.00")], batch="b2")
+    found = validate_table(run(lake, chosen, "r3"), ACTIVITY)
+    assert found is not None
+    assert (found.rows("valid"), found.rows("repeated"), found.changed_from) == (0, 2, None)
+    assert len(rows_of(lake, ACTIVITY)) == 3
+    assert rows_of(lake, VALIDATED, "batch_id", "run_id") == [("b1", "r1"), ("b2", "r3")]
+    assert len(rows_of(lake, CHANGES)) == 1
+
+
+def test_of_conflicting_rows_the_greater_payload_hash_stays_whoever_came_first(lake: Lake) -> None:
+    chosen = activity(lake)
+    states = []
+    for number, first in enumerate((5, 6)):
+        place = Lake(lake.spark, lake.settings.model_copy(update={"root": f"{lake.root}{number}"}))
+        deliver(place, "activity", [event("e", 1, quantity=first)], batch="b1", uri=f"file{first}")
+        validate_table(run(place, chosen, "r1"), ACTIVITY)
+        deliver(place, "activity", [event("e", 1, quantity=11 - first)], batch="b2", uri=f"file{11 - first}")
+        validate_table(run(place, chosen, "r2"), ACTIVITY)
+        assert reasons(place, "activity") == {"conflicting_key": 1}
+        states.append((rows_of(place, ACTIVITY), rows_of(place, QUARANTINE, "source_uri", "payload", "payload_hash", "reasons")))
+    assert states[0] == states[1]
+    assert states[0][0][0][-1] > states[0][1][0][2]
+
+
+def test_a_later_version_may_not_move_an_event_to_another_date(lake: Lake) -> None:
+    chosen = activity(lake)
+    deliver(lake, "activity", [event("e", 2, 4)])
+    validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    deliver(lake, "activity", [event("e", 1, 3)], batch="b2")  # known earlier, so it decides
+    found = validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    assert rows_of(lake, ACTIVITY, "event_date", "visible_date") == [(date(2024, 3, 1), date(2024, 3, 3))]
+    assert reasons(lake, "activity") == {"event_date_changed": 1}
+    assert found is not None
+    assert dict(found.changes) == {"insert": 1, "update": 0, "remove": 1}
+    assert found.changed_from == date(2024, 3, 3)
+
+
+def test_a_bar_becomes_a_bad_print_when_its_neighbour_comes_and_fine_when_that_is_corrected(lake: Lake) -> None:
+    chosen = settings(lake, {"bars": source("bars", BAR_COLUMNS)})
+    deliver(lake, "bars", [bar(2, 100), bar(3, 200), bar(3, 200, "B"), bar(16, 100, "B")])
+    validate_table(run(lake, chosen, "r1"), BARS)
+    assert len(rows_of(lake, BARS)) == 4
+    deliver(lake, "bars", [bar(4, 101), bar(2, 100, "B")], batch="b2")
+    validate_table(run(lake, chosen, "r2"), BARS)
+    assert [(name, str(day)) for name, day in rows_of(lake, BARS, "item_id", "session_date")] == [
+        ("A", "2024-01-02"),
+        ("A", "2024-01-04"),
+        ("B", "2024-01-02"),
+        ("B", "2024-01-03"),  # its next bar is too far away to say anything
+        ("B", "2024-01-16"),
+    ]
+    assert reasons(lake, "bars") == {"bad_print": 1}
+    deliver(lake, "bars", [bar(4, 199, known=5)], batch="b3")
+    validate_table(run(lake, chosen, "r3"), BARS)
+    assert reasons(lake, "bars") == {}
+    assert len(rows_of(lake, BARS)) == 7
+
+
+WRITES = ("quarantine", "write_profile", "announce", "write_silver", "release", "mark_validated")
+
+
+@pytest.mark.parametrize("last", WRITES)
+def test_a_run_that_dies_after_any_write_is_made_good_by_the_next(lake: Lake, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    chosen = activity(lake)
+    first = [event("e1", 1), event("e2", 2, 4), event("bad", 1, user_id=None), event("e3", 1, quantity=1)]
+    second = [event("e2", 1, 3), event("e3", 1, quantity=2), event("e3", 1, quantity=3), event("worse", 1, event_ts="?")]
+    deliver(lake, "activity", first)
+    validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    deliver(lake, "activity", second, batch="b2")
+
+    with monkeypatch.context() as patch:
+        original: Callable[..., None] = getattr(table_module, last)
+
+        def die_afterwards(*args: Any, **options: Any) -> None:
+            original(*args, **options)
+            raise KeyboardInterrupt
+
+        patch.setattr(table_module, last, die_afterwards)
+        with pytest.raises(KeyboardInterrupt):
+            validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    validate_table(run(lake, chosen, "r3"), ACTIVITY)
+
+    assert rows_of(lake, ACTIVITY, "event_id", "event_date") == [
+        ("e1", date(2024, 3, 1)),
+        ("e2", date(2024, 3, 1)),
+        ("e3", date(2024, 3, 1)),
+    ]
+    assert reasons(lake, "activity") == {"null:user_id": 1, "event_date_changed": 1, "conflicting_key": 2, "not_castable:event_ts": 1}
+    assert [batch for (batch,) in rows_of(lake, VALIDATED, "batch_id")] == ["b1", "b2"]
+    assert {day for (day,) in rows_of(lake, CHANGES, "changed_from")} >= {date(2024, 3, 1)}
+
+
+def test_what_a_mended_mapping_makes_fine_leaves_quarantine(lake: Lake) -> None:
+    broken_mapping = {name: name for name in EVENT_COLUMNS} | {"event_ts": "to_timestamp(event_ts, 'yyyy/MM/dd')"}
+    wrong = settings(lake, {"activity": source("activity", broken_mapping)})
+    deliver(lake, "activity", [event("e1", 1), event("e2", 1, user_id=None), event("e3", 1, event_type="")])
+    deliver(lake, "activity", [event("e4", 1, event_ts="2024/03/01")], uri="other")
+    validate_table(run(lake, wrong, "r1"), ACTIVITY)
+    assert [name for (name,) in rows_of(lake, ACTIVITY, "event_id")] == ["e4"]
+    chosen = activity(lake)
+    assert replay(run(lake, chosen, "r2"), "activity", "no such reason") is None
+    found = replay(run(lake, chosen, "r3"), "activity", "not_castable:event_ts")
+    assert found is not None
+    assert found.changes["insert"] == 1
+    assert found.rows("in") == 0
+    assert [name for (name,) in rows_of(lake, ACTIVITY, "event_id")] == ["e1", "e4"]
+    assert reasons(lake, "activity") == {"null:user_id": 1, "null:event_type": 1}
+    found = replay(run(lake, chosen, "r4"), "activity")
+    assert found is not None
+    assert len(quarantined(lake, "activity")) == 2
+    with pytest.raises(ConfigurationError, match="no source feeds 'bars'"):
+        replay(run(lake, chosen), "bars")
+
+
+def test_the_stage_accounts_for_every_row(lake: Lake) -> None:
+    sources = {
+        "items": source("items", ("item_id",), static=True),
+        "activity": source("activity", EVENT_COLUMNS, where="event_type <> 'noise'"),
+    }
+    chosen = settings(lake, sources)
+    deliver(lake, "items", [{"item_id": "A"}])
+    rows = [event("e1", 1), event("e1", 1), event("e2", 1, event_type="noise"), event("e3", 1, item_id="B"), "{"]
+    deliver(lake, "activity", rows)
+    outcome = STAGE.execute(run(lake, chosen, "r1"))
+    assert (outcome.rows_in, outcome.rows_out, outcome.rows_rejected) == (5, 2, 2)
+    assert outcome.note == (
+        "items 1 valid, 0 repeated, 0 rejected; activity 1 valid, 1 repeated, 2 rejected (malformed_record 1, unknown_item 1)"
+    )
+    measured = dict(rows_of(lake, PROFILES, "measure", "value"))
+    assert (measured["rows_excluded"], measured["rejected_share"], measured["age_days"]) == (1.0, 0.5, 91.0)
+    assert STAGE.execute(run(lake, chosen, "r2")).note == "nothing new"  # e3 is judged again, and still unknown
+    assert len(rows_of(lake, ITEMS)) == 1
+    assert [table.full_name for table in STAGE.reads(chosen)] == ["bronze/items", "bronze/activity", DELIVERIES.full_name]
+    assert [table.full_name for table in STAGE.writes(chosen)] == ["silver/items", "silver/activity", QUARANTINE.full_name]
+
+    renamed = settings(lake, {"activity": source("other_name", EVENT_COLUMNS)})
+    deliver(lake, "activity", [event("e9", 1)], batch="b2")
+    with pytest.raises(RowsUnaccounted, match="1 rows were delivered but 0 accounted for"):
+        validate_table(run(lake, renamed, "r3"), ACTIVITY)
+
+
+def test_nothing_new_is_success(lake: Lake) -> None:
+    outcome = STAGE.execute(run(lake, activity(lake)))
+    assert (outcome.rows_in, outcome.note) == (0, "nothing new")
