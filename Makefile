@@ -22,7 +22,7 @@ run: setup ## the whole line on one data set, from its sources to published scor
 	@$(BIN)/propensity run --conf "$$CONF" --dataset "$$DATASET" $${DATA:+--data "$$DATA"} $${AS_OF:+--as-of "$$AS_OF"} \
 	  $${SCORE_ONLY:+--score-only} $${SET:+--settings "$$SET"} $${ARGS:-}
 
-test: setup ## every test, with branch coverage of the package (at least 90%)
+test: setup ## every test, with branch coverage of the package
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
 
 check: lint types unit ## lint, types and unit tests
