@@ -97,6 +97,6 @@ def test_the_same_again_changes_nothing_and_the_next_day_takes_only_what_is_new(
     assert taken is not None
     assert 0 < taken.rows_out < finished.lake.read(BRONZE["activity"]).count() / 20
     assert pointer.read_text() == before
-    assert {run.as_of_date for run in verify(finished.settings.publish.uri)} == {AS_OF, NEXT_DAY}
+    assert {run.as_of_date for run in verify(finished.settings.publish.uri)} == {AS_OF.isoformat(), NEXT_DAY.isoformat()}
     late = finished.lake.read(USER_FEATURES).where(F.col("as_of_date") > F.lit(AS_OF)).select("as_of_date").distinct().collect()
     assert [row[0] for row in late] == [NEXT_DAY] == [date(2023, 6, 1)]
