@@ -10,6 +10,7 @@ import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
 
 from propensity_spark.errors import ConfigurationError
+from propensity_spark.tables import local_frame
 
 _SCHEMA = "session_date date, open_ts timestamp, close_ts timestamp"
 
@@ -55,4 +56,4 @@ def session_times(name: str, start: date, end: date) -> list[tuple[date, datetim
 
 def session_frame(spark: SparkSession, name: str, start: date, end: date) -> DataFrame:
     """One row per session in [start, end]: session_date, open_ts and close_ts (UTC instants)."""
-    return spark.createDataFrame(session_times(name, start, end), _SCHEMA)
+    return local_frame(spark, session_times(name, start, end), _SCHEMA)

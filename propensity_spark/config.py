@@ -244,7 +244,8 @@ class FileSource(Section):
 
     `columns` maps each silver column to a Spark SQL expression over the file's own columns (all strings for CSV and
     JSON lines). `file_date` is a regular expression whose first group is the file's date: files dated after the as-of
-    date are left for later.
+    date are left for later. `pattern` (with * ? [ ]) is for the file's own name, in any sub-folder. `header` names the
+    columns that every CSV or Parquet file must have, in any order; null: those of the first file taken.
     """
 
     kind: Literal["files"]

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import LabelSettings, SamplingSettings
 from propensity_spark.errors import NotEnoughHistory, OneClassOnly
 from propensity_spark.schemas import grain_key
+from propensity_spark.tables import local_frame
 
 SAMPLED = ("train", "validation")
 _BUCKETS = 1_000_000
@@ -66,7 +67,7 @@ def sampled(labelled: DataFrame, slices: Mapping[str, Sequence[date]], sampling:
     no slice (the purged ones) give no rows.
     """
     spark = labelled.sparkSession
-    of_date = spark.createDataFrame([(day, name) for name, days in slices.items() for day in days], "as_of_date date, split string")
+    of_date = local_frame(spark, [(day, name) for name, days in slices.items() for day in days], "as_of_date date, split string")
     thinned = F.col("split").isin(*SAMPLED) & (F.col("label") == 0)
     bucket = F.pmod(F.xxhash64(*grain_key(grain), F.lit(sampling.seed)), F.lit(_BUCKETS))
     return (
@@ -115,4 +116,4 @@ def final_events(activity: DataFrame, as_of: date) -> DataFrame:
 def _windows(activity: DataFrame, dates: Sequence[date], horizon_days: int) -> DataFrame:
     """(as_of_date, event_date) for every event date in (D, D + H] of every D: small enough to broadcast."""
     pairs = [(day, day + timedelta(days=ahead)) for day in dates for ahead in range(1, horizon_days + 1)]
-    return activity.sparkSession.createDataFrame(pairs, "as_of_date date, event_date date")
+    return local_frame(activity.sparkSession, pairs, "as_of_date date, event_date date")

@@ -21,7 +21,7 @@ from propensity_spark.logs import log_fields
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import RUNS
 from propensity_spark.stages import evaluate, features, ingest, label, monitor, publish, score, train, validate
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 log = logging.getLogger(__name__)
 
@@ -150,4 +150,4 @@ def _record(
         "error": "".join(traceback.format_exception_only(error))[:4000] if error else None,
         "started_at": run.started_at,
     }
-    run.lake.append(run.spark.createDataFrame([tuple(row[name] for name in RUNS.column_names)], RUNS.schema), RUNS)
+    run.lake.append(local_frame(run.spark, [tuple(row[name] for name in RUNS.column_names)], RUNS.schema), RUNS)

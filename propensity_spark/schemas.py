@@ -101,7 +101,12 @@ DELIVERIES = Table(
         Column("context", TEXT_MAP, "what the rows of bronze get as their context; null when refused", nullable=True),
         Column("status", STRING, "planned, ingested or refused"),
         Column("reason", STRING, "why it was refused", nullable=True),
-        Column("batch_id", STRING, "batch it belongs to", nullable=True),
+        Column(
+            "batch_id",
+            STRING,
+            "planned, ingested: its batch (`touched`: the bytes were there already); refused: `tolerated`, null when it stopped the run",
+            nullable=True,
+        ),
         Column("recorded_at", INSTANT, "when this state was recorded"),
         Column("run_id", STRING, "the run that recorded it"),
     ),

@@ -39,6 +39,8 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.codegen.cache.maxEntries": "2000",  # the line compiles more classes than the default of 100 keeps
+        "spark.python.sql.dataFrameDebugging.enabled": "false",  # a call site per expression doubles the time to build a frame
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from propensity_spark.config import LakeSettings
 from propensity_spark.errors import SchemaMismatch, TableMissing
@@ -50,7 +54,7 @@ class Lake:
 
     def read_or_empty(self, table: Table) -> DataFrame:
         """As `read`; an empty frame of the declared schema when the table does not exist yet."""
-        return self.read(table) if self.exists(table) else self.spark.createDataFrame([], table.schema)
+        return self.read(table) if self.exists(table) else local_frame(self.spark, [], table.schema)
 
     def version(self, table: Table) -> int:
         """Delta version of the table, -1 when it does not exist.
@@ -112,7 +116,7 @@ class Lake:
     def create(self, table: Table) -> None:
         """Create the empty table when it does not exist."""
         if not self.exists(table):
-            self._write(self.spark.createDataFrame([], table.schema), table, None)
+            self._write(local_frame(self.spark, [], table.schema), table, None)
 
     def versions(self, tables: tuple[Table, ...]) -> Mapping[str, int]:
         return {table.full_name: self.version(table) for table in tables}
@@ -142,6 +146,19 @@ class Lake:
     def _layout(self, frame: DataFrame, table: Table) -> DataFrameWriter:
         writer = frame.write.format("delta")
         return writer.partitionBy(*table.partition_by) if table.partition_by else writer
+
+
+def local_frame(spark: SparkSession, rows: Iterable[tuple[object, ...]], schema: StructType | str) -> DataFrame:
+    """A frame of the driver's few rows, which are tuples in the order of `schema`.
+
+    They travel as Arrow and become part of the plan: no Python worker, and an empty frame is planned away. (From a list
+    alone, Spark 4.1 sends every row through a Python worker.) Raises pyarrow.ArrowInvalid for a value of another type.
+    """
+    declared = cast(StructType, StructType.fromDDL(schema)) if isinstance(schema, str) else schema
+    types = to_arrow_schema(declared)
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, types.types, strict=True)]
+    return spark.createDataFrame(pa.Table.from_arrays(arrays, schema=types), declared)  # type: ignore[call-overload, no-any-return]
 
 
 def conform(frame: DataFrame, table: Table) -> DataFrame:

@@ -14,15 +14,6 @@ from propensity_spark.config import LakeSettings, SparkSettings
 from propensity_spark.session import get_session
 from propensity_spark.tables import Lake
 
-# Written, but not yet seen to pass as a whole: left out of the verdict until they have been. Run them by name.
-collect_ignore = [
-    "property/test_silver_order.py",
-    "unit/test_validate_gate.py",
-    "unit/test_validate_parse.py",
-    "unit/test_validate_rules.py",
-    "unit/test_validate_silver.py",
-]
-
 os.environ["TZ"] = "UTC"
 time.tzset()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from propensity_spark.schemas import Table
+from propensity_spark.tables import local_frame
 
 Row = dict[str, Any]
 DATES = [date(2023, 6, 30), date(2023, 7, 7), date(2023, 7, 14), date(2023, 8, 13), date(2024, 2, 29), date(2024, 7, 12)]
@@ -19,7 +20,7 @@ EDGES = [0, 1, 2, 6, 7, 8, 29, 30, 31, 89, 90, 91, 364, 365, 366, 400]
 
 def frame(spark: SparkSession, rows: list[Row], table: Table) -> DataFrame:
     """The rows as the table; what a row leaves out is null."""
-    return spark.createDataFrame([tuple(row.get(name) for name in table.column_names) for row in rows], table.schema)
+    return local_frame(spark, [tuple(row.get(name) for name in table.column_names) for row in rows], table.schema)
 
 
 def version(row: Row, happened: date, known: date, moment: int = 0, *, deleted: bool = False) -> Row:

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import FileSource, LakeSettings, Settings
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, QUARANTINE, Table
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_ts", "quantity", "price", "known_at", "is_deleted")
@@ -77,7 +77,7 @@ def deliver(
         )
         for line, payload in enumerate(payloads)
     ]
-    lake.append(lake.spark.createDataFrame(frame, BRONZE[target].schema), BRONZE[target])
+    lake.append(local_frame(lake.spark, frame, BRONZE[target].schema), BRONZE[target])
 
 
 def rows_of(lake: Lake, table: Table, *columns: str) -> list[tuple[Any, ...]]:

@@ -9,6 +9,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import OneClassOnly
+from propensity_spark.tables import local_frame
 
 PRIOR_ROWS = 20.0
 _PAIR_LIMITS = (1, 7, 30, 90)
@@ -55,7 +56,7 @@ def fit_baseline(train: DataFrame, grain: str) -> Baseline:
 
 def with_baseline(frame: DataFrame, baseline: Baseline, column: str = "baseline_probability") -> DataFrame:
     """`frame` (with the features of the training set) and the baseline's probability; an unseen cell gets the base rate."""
-    table = frame.sparkSession.createDataFrame(list(baseline.rates), f"{', '.join(f'{name} int' for name in _CELL)}, {column} double")
+    table = local_frame(frame.sparkSession, list(baseline.rates), f"{', '.join(f'{name} int' for name in _CELL)}, {column} double")
     cells = dict(zip(_CELL, _cell(baseline.grain, baseline.popularity_limits), strict=True))
     return (
         frame.withColumns(cells)

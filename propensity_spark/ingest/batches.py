@@ -19,6 +19,7 @@ from propensity_spark.ingest.records import Form
 from propensity_spark.ingest.rows import bronze_rows
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE
+from propensity_spark.tables import local_frame
 
 SourceByName = Mapping[str, tuple[str, FileSource | MassiveSource]]
 
@@ -129,7 +130,7 @@ def _listing(run: Run, sources: SourceByName) -> DataFrame:
             pages = landing_folder(run.lake.root, source)
             files = list_files(run.spark, str(pages), PAGES, source.name) if pages.exists() else []
         rows += [(source.name, target, path.removeprefix(inside), path, size, modified) for path, size, modified in files]
-    listed = run.spark.createDataFrame(rows, "source string, target string, source_uri string, path string, bytes bigint, modified bigint")
+    listed = local_frame(run.spark, rows, "source string, target string, source_uri string, path string, bytes bigint, modified bigint")
     return listed.withColumn("modified_at", F.timestamp_micros("modified"))
 
 

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from propensity_spark.schemas import DELIVERIES
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -134,7 +134,7 @@ def record(lake: Lake, changes: Iterable[tuple[Delivery, str, str | None]], at: 
         for d, status, batch_id in changes
     ]
     if rows:
-        lake.append(lake.spark.createDataFrame(rows, DELIVERIES.schema).coalesce(1), DELIVERIES)
+        lake.append(local_frame(lake.spark, rows, DELIVERIES.schema).coalesce(1), DELIVERIES)
 
 
 def _from_log(row: Row, root: str) -> Delivery:

@@ -18,6 +18,7 @@ from propensity_spark.config import FileSource, MassiveSource
 from propensity_spark.errors import SourceMissing
 from propensity_spark.ingest.deliveries import Delivery
 from propensity_spark.ingest.records import Form
+from propensity_spark.tables import local_frame
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[\]{}\\]")
 
@@ -149,11 +150,11 @@ def each_file(
     # Spark does not show files without a byte, so those are not asked for.
     here = [(d.source, d.path, None if d.bytes else b"") for d in deliveries if local_path(d.path) is not None or not d.bytes]
     there = [(d.source, d.path) for d in deliveries if local_path(d.path) is None and d.bytes]
-    frame = spark.createDataFrame(here, "source string, path string, content binary").repartition(tasks)
+    frame = local_frame(spark, here, "source string, path string, content binary").repartition(tasks)
     if there:
         remote = spark.read.format("binaryFile").load(sorted({path for _, path in there}))
         contents = remote.select(plain_path_column("path").alias("path"), "content")
-        names = F.broadcast(spark.createDataFrame(there, "source string, path string"))
+        names = F.broadcast(local_frame(spark, there, "source string, path string"))
         frame = frame.unionByName(contents.join(names, "path", "inner"))
     columns = [part.split()[0] for part in schema.split(",")]
 

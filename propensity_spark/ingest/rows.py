@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from propensity_spark.ingest.deliveries import Batch, Delivery
 from propensity_spark.ingest.files import each_file, plain_path_column
 from propensity_spark.ingest.records import Form, read_records
+from propensity_spark.tables import local_frame
 
 _BYTES_PER_TASK = 16 * 1024 * 1024
 _RECORDS_PER_CHUNK = 20_000
@@ -33,7 +34,8 @@ def bronze_rows(spark: SparkSession, batch: Batch, forms: Mapping[str, Form]) ->
             text.append(delivery)
     parts = [_parquet_rows(spark, source, members, schema) for (source, schema), members in parquet.items()]
     parts += [_text_rows(spark, text, forms)] if text else []
-    plan = spark.createDataFrame(
+    plan = local_frame(
+        spark,
         [(d.path, d.source, d.uri, d.delivery_id, dict(d.context), d.bytes, d.modified) for d in batch.deliveries],
         "path string, source string, source_uri string, delivery_id string, context map<string,string>, bytes bigint, modified bigint",
     )

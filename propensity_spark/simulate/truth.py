@@ -26,6 +26,7 @@ from propensity_spark.simulate.market import Array, Market
 from propensity_spark.simulate.masters import user_name
 from propensity_spark.simulate.perception import Day, Past, futures, past_of
 from propensity_spark.simulate.world import load_market, simulation_of, world_hash
+from propensity_spark.tables import local_frame
 
 _CELLS = 4_000_000
 _SCHEMA = "user_id string, item_id string, as_of_date date, probability double, standard_error double"
@@ -141,7 +142,7 @@ def write_truth(spark: SparkSession, settings: Settings, lake_root: str, dates: 
             for day, batch in zip(part["day"], part["batch"], strict=True):
                 yield _batch_truth(settings, known, day, batch)
 
-    frame = spark.createDataFrame(tasks, "day date, batch int").repartition(len(tasks))
+    frame = local_frame(spark, tasks, "day date, batch int").repartition(len(tasks))
     frame.mapInPandas(compute, _SCHEMA).write.partitionBy("as_of_date").parquet(str(staging))
     for day in missing:
         computed, final = staging / f"as_of_date={day}", folder / f"as_of_date={day}"

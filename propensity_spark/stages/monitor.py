@@ -21,6 +21,7 @@ from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY, BARS, DRIFT, Table, grain_key, scores_table
 from propensity_spark.score import PROBABILITY
 from propensity_spark.stages.label import reads as feature_tables
+from propensity_spark.tables import local_frame
 from propensity_spark.train.reference import bin_weights
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _earlier_volume(run: Run) -> tuple[date, float] | None:
 
 def _drift_rows(run: Run, measures: Sequence[Measure], name: str, version: str) -> DataFrame:
     rows = [(run.as_of, run.run_id, name, version, m.subject, m.measure, m.value, m.limit, m.breached, m.note) for m in measures]
-    return run.spark.createDataFrame(rows, DRIFT.schema)
+    return local_frame(run.spark, rows, DRIFT.schema)
 
 
 def _reads(settings: Settings) -> tuple[Table, ...]:

@@ -13,6 +13,7 @@ from propensity_spark.calendars import exchange_zone, session_frame
 from propensity_spark.config import FileSource, KnownAt, Settings, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.schemas import Table
+from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
 from propensity_spark.validate.payload import decode, written_as
 
@@ -42,7 +43,7 @@ class Clock:
     def sessions(self, spark: SparkSession) -> DataFrame:
         """session_date, close_ts and running number of every session; empty without a calendar."""
         if self.calendar is None:
-            return spark.createDataFrame([], "session_date date, close_ts timestamp, session_number int")
+            return local_frame(spark, [], "session_date date, close_ts timestamp, session_number int")
         found = session_frame(spark, self.calendar, SESSIONS_FROM, self.last)
         number = F.row_number().over(Window.orderBy("session_date"))
         return found.select("session_date", "close_ts", number.alias("session_number"))

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from propensity_spark.errors import RowsUnaccounted
 from propensity_spark.run import Run
 from propensity_spark.schemas import PROFILES, Table
+from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED
 from propensity_spark.validate.rules import Rule
 
@@ -140,4 +141,4 @@ def write_profile(run: Run, table: Table, measures: Mapping[str, float | None]) 
         (run.run_id, table.name, name, None if value is None else float(value), run.as_of, run.started_at)
         for name, value in sorted(measures.items())
     ]
-    run.lake.append(run.spark.createDataFrame(rows, PROFILES.schema), PROFILES)
+    run.lake.append(local_frame(run.spark, rows, PROFILES.schema), PROFILES)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, CHANGES, QUARANTINE, VALIDATED, Table
+from propensity_spark.tables import local_frame
 from propensity_spark.validate.batch import Batch
 from propensity_spark.validate.parse import PROVENANCE, Clock, parse
 
@@ -21,7 +22,7 @@ def announce(run: Run, table: Table, changed_from: date | None) -> None:
     """Say in `ops/changes`, before silver is touched, from which visible date on it changes; nothing when it does not."""
     if changed_from is not None:
         rows = [(run.run_id, table.name, changed_from, run.started_at)]
-        run.lake.append(run.spark.createDataFrame(rows, CHANGES.schema), CHANGES)
+        run.lake.append(local_frame(run.spark, rows, CHANGES.schema), CHANGES)
 
 
 def quarantine(run: Run, settled: DataFrame, batch: Batch, displaced: bool) -> None:
@@ -107,7 +108,7 @@ def mark_validated(run: Run, batch: Batch) -> None:
     """Record the batches as done. The last write: without it the batch is judged again."""
     if batch.ids:
         rows = [(batch.table.name, batch_id, run.run_id, run.started_at) for batch_id in batch.ids]
-        run.lake.append(run.spark.createDataFrame(rows, VALIDATED.schema), VALIDATED)
+        run.lake.append(local_frame(run.spark, rows, VALIDATED.schema), VALIDATED)
 
 
 def _holds_any(run: Run, table: Table) -> bool:

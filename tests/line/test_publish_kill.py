@@ -19,6 +19,7 @@ from propensity_spark.publish import Provenance, publish_scores, read_published,
 from propensity_spark.publish.manifest import check_files, current_manifest
 from propensity_spark.publish.store import LocalStore, open_store
 from propensity_spark.schemas import scores_table
+from propensity_spark.tables import local_frame
 
 DAY = date(2024, 12, 31)
 KILL_POINTS = ("inside_spark_write", "before_manifest", "before_pointer_is_renamed")
@@ -27,7 +28,7 @@ PROVENANCE = Provenance("stocks", {}, {}, "c0ffee", "0.1.0", "2025-01-01T00:00:0
 
 def _scores(spark: SparkSession, probability: float) -> DataFrame:
     rows = [(f"u{n}", DAY, probability, False, "Low", "m", "1") for n in range(200)]
-    return spark.createDataFrame(rows, scores_table("user").schema)
+    return local_frame(spark, rows, scores_table("user").schema)
 
 
 def _publish(spark: SparkSession, uri: Path, probability: float) -> str:

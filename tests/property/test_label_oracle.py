@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from propensity_spark.config import LabelSettings
 from propensity_spark.label import purchases
 from propensity_spark.schemas import ACTIVITY
+from propensity_spark.tables import local_frame
 
 START = date(2024, 1, 1)
 DATES = [START + timedelta(days=n) for n in (0, 3, 10)]
@@ -84,7 +85,7 @@ def oracle(rows: list[dict[str, Any]], grain: str) -> set[tuple[Any, ...]]:
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_purchases_equal_the_oracle(spark: SparkSession, cases: list[list[dict[str, Any]]]) -> None:
     rows = [row for number, case in enumerate(cases) for row in rows_of(case, f"u{number}")]
-    frame = spark.createDataFrame([tuple(row.get(name) for name in ACTIVITY.column_names) for row in rows], ACTIVITY.schema)
+    frame = local_frame(spark, [tuple(row.get(name) for name in ACTIVITY.column_names) for row in rows], ACTIVITY.schema)
     for grain in ("user_item", "user"):
         found = purchases(frame, DATES, LabelSettings(horizon_days=HORIZON), grain=grain, as_of=AS_OF).collect()
         assert len(found) == len(set(found))

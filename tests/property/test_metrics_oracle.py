@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, confusion
 from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import user_weights
 from propensity_spark.evaluate.ranking import user_lists
+from propensity_spark.tables import local_frame
 
 D = date(2024, 1, 5)
 
@@ -93,8 +94,8 @@ def test_lists_agree_with_the_definition(spark: SparkSession, users: list[tuple[
             dcg = sum(hit / math.log2(rank + 2) for rank, hit in enumerate(hits[:10]))
             ideal = sum(1 / math.log2(rank + 2) for rank in range(min(10, len(purchases))))
             expected[user] = (sum(hits[:5]) / 5, sum(hits[:5]) / len(purchases), dcg / ideal)
-    frame = spark.createDataFrame(scored, "user_id string, item_id string, as_of_date date, label int, s double")
-    lists = user_lists(frame, spark.createDataFrame(bought, "user_id string, item_id string, as_of_date date"), ["s"], (5,))
+    frame = local_frame(spark, scored, "user_id string, item_id string, as_of_date date, label int, s double")
+    lists = user_lists(frame, local_frame(spark, bought, "user_id string, item_id string, as_of_date date"), ["s"], (5,))
     found = {row["user_id"]: (row["s:precision@5"], row["s:recall@5"], row["s:ndcg@10"]) for row in lists.collect()}
     assert found.keys() == expected.keys()
     for user, values in expected.items():
@@ -105,7 +106,7 @@ def test_ndcg_agrees_with_scikit_learn(spark: SparkSession) -> None:
     rng = np.random.default_rng(2)
     label, score = (rng.random(30) < 0.3).astype(int), rng.random(30)
     rows = [("u", f"i{n}", D, int(label[n]), float(score[n])) for n in range(30)]
-    frame = spark.createDataFrame(rows, "user_id string, item_id string, as_of_date date, label int, s double")
+    frame = local_frame(spark, rows, "user_id string, item_id string, as_of_date date, label int, s double")
     purchases = frame.where("label = 1").select("user_id", "item_id", "as_of_date")
     row = user_lists(frame, purchases, ["s"], (1,)).collect()[0]
     assert row["s:ndcg@10"] == pytest.approx(ndcg_score([label], [score], k=10))

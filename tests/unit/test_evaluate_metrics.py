@@ -18,6 +18,7 @@ from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import bootstrap_totals, user_weights
 from propensity_spark.evaluate.ranking import mean_over_lists, outside_candidates, user_lists
 from propensity_spark.evaluate.results import evaluate
+from propensity_spark.tables import local_frame
 
 D, E = date(2024, 1, 5), date(2024, 1, 12)
 ROUNDS = 40
@@ -70,7 +71,7 @@ def test_totals_do_not_depend_on_partitions_chunks_or_blocks(spark: SparkSession
 
 
 def test_an_empty_frame_has_zero_totals(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([], "user_id string, a double")
+    frame = local_frame(spark, [], "user_id string, a double")
     assert bootstrap_totals(frame, ["a"], 4, 5).tolist() == [[0.0] * 5]
 
 
@@ -138,7 +139,7 @@ def test_a_constant_rate_has_half_auc_and_its_own_brier() -> None:
 
 def test_one_class_is_an_error_that_counts(spark: SparkSession) -> None:
     rows = scored_rows(5).assign(label=0)
-    frame, bought = spark.createDataFrame(rows), spark.createDataFrame([], "user_id string, item_id string, as_of_date date")
+    frame, bought = spark.createDataFrame(rows), local_frame(spark, [], "user_id string, item_id string, as_of_date date")
     with pytest.raises(OneClassOnly, match=r"test slice: .* found 0 purchases in 100 rows"):
         evaluate(frame, bought, grain="user_item", base_rate=0.1, threshold=0.2, settings=EvaluateSettings(bootstrap_rounds=5))
 
@@ -180,7 +181,7 @@ def test_lists_count_missed_purchases_and_break_ties_by_item(spark: SparkSession
 
 
 def test_no_list_has_no_mean(spark: SparkSession) -> None:
-    lists = spark.createDataFrame([], "user_id string, as_of_date date, `s:ndcg@10` double")
+    lists = local_frame(spark, [], "user_id string, as_of_date date, `s:ndcg@10` double")
     assert mean_over_lists(lists, 3, 1) == (0, {})
 
 

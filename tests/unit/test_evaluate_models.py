@@ -30,7 +30,7 @@ from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
 from propensity_spark.stages.evaluate import STAGE
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 FEATURES = tuple(feature.name for feature in model_features("user", has_market=False))
 TRAIN, TEST = date(2024, 1, 5), date(2024, 3, 1)
@@ -97,11 +97,11 @@ def settings_of(grain: str = "user", **evaluate: Any) -> Settings:
 
 def test_the_user_baseline_is_smoothed_rates_by_recency_and_frequency(spark: SparkSession) -> None:
     rows = [(3, 1, 1, 1.0), (5, 1, 0, 5.0), (None, 0, 0, 5.0), (100, 12, 1, 1.0)]
-    frame = spark.createDataFrame(rows, "recency_days long, frequency_90d long, label int, sample_weight double")
+    frame = local_frame(spark, rows, "recency_days long, frequency_90d long, label int, sample_weight double")
     baseline = fit_baseline(frame, "user")
     base = 2 / 12
     assert baseline.base_rate == pytest.approx(base)
-    unseen = spark.createDataFrame([(6, 1), (None, 0), (80, 3)], "recency_days long, frequency_90d long")
+    unseen = local_frame(spark, [(6, 1), (None, 0), (80, 3)], "recency_days long, frequency_90d long")
     rates = [
         row["baseline_probability"] for row in with_baseline(unseen, baseline).orderBy(F.col("recency_days").asc_nulls_last()).collect()
     ]
@@ -127,7 +127,7 @@ def test_the_pair_baseline_uses_popularity_and_has_few_cells(spark: SparkSession
 
 
 def test_a_baseline_needs_both_classes(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([(3, 1, 0, 1.0)], "recency_days long, frequency_90d long, label int, sample_weight double")
+    frame = local_frame(spark, [(3, 1, 0, 1.0)], "recency_days long, frequency_90d long, label int, sample_weight double")
     with pytest.raises(OneClassOnly, match=r"found 0 purchases in 1 rows"):
         fit_baseline(frame, "user")
 
@@ -204,7 +204,7 @@ def test_the_truth_is_the_ceiling(spark: SparkSession) -> None:
 
 
 def rows_of(spark: SparkSession, table: Any, *rows: Mapping[str, Any]) -> DataFrame:
-    return spark.createDataFrame([tuple(row.get(name) for name in table.column_names) for row in rows], table.schema)
+    return local_frame(spark, [tuple(row.get(name) for name in table.column_names) for row in rows], table.schema)
 
 
 def test_slices_stages_quality_and_drift(spark: SparkSession) -> None:

@@ -11,6 +11,7 @@ from propensity_spark.config import LabelSettings, SamplingSettings
 from propensity_spark.errors import NotEnoughHistory, OneClassOnly
 from propensity_spark.label import labels, purchases, require_both_classes, sampled
 from propensity_spark.schemas import ACTIVITY
+from propensity_spark.tables import local_frame
 
 D = date(2024, 3, 1)
 WEEK = LabelSettings(horizon_days=7)
@@ -38,7 +39,7 @@ def activity(spark: SparkSession, *events: dict[str, object]) -> DataFrame:
             "payload_hash": "h",
         } | event
         rows.append(tuple(row.get(name) for name in ACTIVITY.column_names))
-    return spark.createDataFrame(rows, ACTIVITY.schema)
+    return local_frame(spark, rows, ACTIVITY.schema)
 
 
 def bought(frame: DataFrame, label: LabelSettings = WEEK, grain: str = "user_item", as_of: date = AS_OF) -> list[tuple[str, ...]]:
@@ -124,7 +125,7 @@ def test_negatives_are_thinned_in_train_and_validation_only(spark: SparkSession)
     slices = {name: [D + timedelta(weeks=n)] for n, name in enumerate(("train", "validation", "calibration", "test"))}
     days = [*(days[0] for days in slices.values()), D + timedelta(weeks=9)]
     rows = [(f"u{n}", day, int(n % 10 == 0)) for n in range(1000) for day in days]
-    labelled = spark.createDataFrame(rows, "user_id string, as_of_date date, label int")
+    labelled = local_frame(spark, rows, "user_id string, as_of_date date, label int")
     kept = sampled(labelled, slices, SamplingSettings(negative_share=0.25, seed=3), "user")
     found = {
         (row.split, row.label, row.sample_weight): row["count"] for row in kept.groupBy("split", "label", "sample_weight").count().collect()
@@ -140,10 +141,10 @@ def test_negatives_are_thinned_in_train_and_validation_only(spark: SparkSession)
 def test_one_class_only_names_slice_and_dates(spark: SparkSession) -> None:
     schema = "split string, as_of_date date, label int"
     both = [("train", D, 0), ("train", D, 1)]
-    assert require_both_classes(spark.createDataFrame(both, schema)) == {"train": 2}
+    assert require_both_classes(local_frame(spark, both, schema)) == {"train": 2}
     with pytest.raises(OneClassOnly, match=r"test \(2024-03-01 to 2024-03-02\) holds 2 rows, all with label 0"):
-        require_both_classes(spark.createDataFrame([*both, ("test", D, 0), ("test", D + timedelta(days=1), 0)], schema))
+        require_both_classes(local_frame(spark, [*both, ("test", D, 0), ("test", D + timedelta(days=1), 0)], schema))
     with pytest.raises(OneClassOnly, match="all with label 1"):
-        require_both_classes(spark.createDataFrame([("train", D, 1)], schema))
+        require_both_classes(local_frame(spark, [("train", D, 1)], schema))
     with pytest.raises(OneClassOnly, match="empty"):
-        require_both_classes(spark.createDataFrame([], schema))
+        require_both_classes(local_frame(spark, [], schema))

@@ -13,7 +13,7 @@ from propensity_spark.line import last_outcome, run_line, run_stage, stage_named
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import DRIFT, RUNS, Column, Table
 from propensity_spark.schemas import LONG as LONG_TYPE
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 DAY = date(2024, 12, 31)
 SEEDS = Table("silver", "seeds", "one seed", ("seed",), (Column("seed", LONG_TYPE, "which"),))
@@ -27,7 +27,7 @@ def settings(lake: Lake) -> Settings:
 
 @pytest.fixture
 def seeds(spark: SparkSession, lake: Lake) -> Lake:
-    lake.append(spark.createDataFrame([(1,), (2,)], SEEDS.schema), SEEDS)
+    lake.append(local_frame(spark, [(1,), (2,)], SEEDS.schema), SEEDS)
     return lake
 
 
@@ -68,10 +68,10 @@ def test_what_is_up_to_date_rests_until_something_it_depends_on_changes(spark: S
 
     assert ran()
     assert not ran()
-    seeds.append(spark.createDataFrame([(3,)], SEEDS.schema), SEEDS)
+    seeds.append(local_frame(spark, [(3,)], SEEDS.schema), SEEDS)
     assert ran()  # its input changed
     assert not ran()
-    seeds.append(spark.createDataFrame([(9,)], PLANTS.schema), PLANTS)
+    seeds.append(local_frame(spark, [(9,)], PLANTS.schema), PLANTS)
     assert ran()  # somebody else wrote its output
     assert ran(day=date(2025, 1, 1))
     assert ran(settings=load_settings(CONF_DIR / "local.yml", "stocks", [f"lake.root={seeds.root}", "label.horizon_days=9"]))

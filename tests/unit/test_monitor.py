@@ -27,7 +27,7 @@ from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, DRIFT, scores_table
 from propensity_spark.score import PROBABILITY
 from propensity_spark.stages import monitor
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 from propensity_spark.train.reference import _reference as train_reference
 from propensity_spark.train.reference import bin_weights
 
@@ -104,7 +104,7 @@ def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
     values = {"x": np.where(np.arange(40) % 7, np.arange(40) / 4, np.nan), "constant": np.full(40, 5.0), "never": np.full(40, np.nan)}
     edges = {"x": [1.0, 2.5, 7.0], "constant": [5.0], "never": []}
     rows = [tuple(None if np.isnan(column[i]) else float(column[i]) for column in values.values()) for i in range(40)]
-    frame = spark.createDataFrame(rows, "x double, constant double, never double").withColumn("sample_weight", F.lit(1.0))
+    frame = local_frame(spark, rows, "x double, constant double, never double").withColumn("sample_weight", F.lit(1.0))
     frame = frame.withColumn("as_of_date", F.when(F.coalesce("x", F.lit(9.0)) < 5.0, F.lit(DAY)).otherwise(F.lit(date(2011, 12, 2))))
     early = np.nan_to_num(values["x"], nan=9.0) < 5.0
     assert bin_weights(frame, edges) == {
@@ -205,10 +205,10 @@ def _fill(spark: SparkSession, lake: Lake, day: date, users: int, recency: int) 
     """A scoring day on which every user has the same feature values and a probability by number."""
     values = {"as_of_date": day, "rfm_segment": None} | {f.name: None for f in model_features("user", False)} | {"recency_days": recency}
     rows = [tuple(({"user_id": f"u{n}"} | values)[name] for name in USER_FEATURES.column_names) for n in range(users + 1)]
-    lake.replace(spark.createDataFrame(rows, USER_FEATURES.schema), USER_FEATURES, f"as_of_date = DATE'{day}'")
+    lake.replace(local_frame(spark, rows, USER_FEATURES.schema), USER_FEATURES, f"as_of_date = DATE'{day}'")
     table = scores_table("user")
     scored = [(f"u{n}", day, n / users, False, "Low", "m", "3") for n in range(users)]
-    lake.replace(spark.createDataFrame(scored, table.schema), table, f"as_of_date = DATE'{day}'")
+    lake.replace(local_frame(spark, scored, table.schema), table, f"as_of_date = DATE'{day}'")
 
 
 def _event(day: date, visible: date, deleted: bool = False) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ from propensity_spark.publish.store import LocalStore, open_store
 from propensity_spark.run import Run
 from propensity_spark.schemas import RUNS, published_table, scores_table
 from propensity_spark.stages import publish as publish_stage
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 
 DAY = date(2024, 12, 31)
 PROVENANCE = Provenance(
@@ -44,7 +44,7 @@ def _rows(shift: float = 0.0, version: str = "1") -> list[Row]:
 
 
 def _frame(spark: SparkSession, rows: list[Row], grain: str = "user_item") -> DataFrame:
-    return spark.createDataFrame(rows, scores_table(grain).schema)
+    return local_frame(spark, rows, scores_table(grain).schema)
 
 
 @pytest.fixture
@@ -465,7 +465,26 @@ def test_verify_counts_rows_and_keeps_users_in_one_file(tmp_path: Path) -> None:
 
 def _run_row(stage: str, day: date, hour: int, status: str, inputs: dict[str, int]) -> Row:
     started = datetime(2025, 1, 1, hour, 30, tzinfo=UTC)
-    return (f"{stage}-{hour}", stage, "stocks", day, "f", inputs, {}, 1, 1, 0, 1.0, f"config{hour}", "0.1.0", status, None, None, started)
+    return (
+        f"{stage}-{hour}",
+        stage,
+        "stocks",
+        day,
+        "f",
+        inputs,
+        {},
+        1,
+        1,
+        0,
+        1.0,
+        f"config{hour}",
+        "0.1.0",
+        status,
+        None,
+        "{}",
+        None,
+        started,
+    )
 
 
 def test_stage_publishes_the_scores_of_its_date_with_their_provenance(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
@@ -479,10 +498,10 @@ def test_stage_publishes_the_scores_of_its_date_with_their_provenance(spark: Spa
         _run_row("score", date(2024, 12, 30), 9, "succeeded", {"gold/user_features": 9}),
         _run_row("score", DAY, 8, "failed", {"gold/user_features": 8}),
     ]
-    lake.append(spark.createDataFrame(runs[:1] + runs[2:], RUNS.schema), RUNS)
+    lake.append(local_frame(spark, runs[:1] + runs[2:], RUNS.schema), RUNS)
     with pytest.raises(TableMissing, match="expected a successful score run for as_of_date=2024-12-31"):
         publish_stage.STAGE.execute(run)
-    lake.append(spark.createDataFrame([runs[1], _run_row("score", DAY, 3, "succeeded", {"gold/user_features": 2})], RUNS.schema), RUNS)
+    lake.append(local_frame(spark, [runs[1], _run_row("score", DAY, 3, "succeeded", {"gold/user_features": 2})], RUNS.schema), RUNS)
     outcome = publish_stage.STAGE.execute(run)
     assert (outcome.rows_in, outcome.rows_out) == (60, 60)
     assert _read(tmp_path / "out") == _without_date(_rows())

@@ -18,6 +18,7 @@ from propensity_spark.errors import NothingToPublish, PublishConflict, Published
 from propensity_spark.publish import Provenance, publish_scores, read_published, s3, verify
 from propensity_spark.publish.s3 import S3Store
 from propensity_spark.schemas import scores_table
+from propensity_spark.tables import local_frame
 
 DAY = date(2024, 12, 31)
 PROVENANCE = Provenance("stocks", {"gold/user_features": 4}, {}, "c0ffee", "0.1.0", "2025-01-01T00:00:00.000000Z")
@@ -187,7 +188,7 @@ def test_the_whole_way_through_s3a(spark: SparkSession, monkeypatch: pytest.Monk
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         rows = [(f"u{user}", f"i{item}", DAY, 0.5 / item, False, "Low", item, "m", "1") for user in range(20) for item in (1, 2)]
-        scores = spark.createDataFrame(rows, scores_table("user_item").schema)
+        scores = local_frame(spark, rows, scores_table("user_item").schema)
         uri = "s3a://bucket/published"
         first = publish_scores(scores, uri, DAY, grain="user_item", provenance=PROVENANCE, files=2)
         assert first.is_new

@@ -23,7 +23,7 @@ from propensity_spark.score import blocked_fingerprints, eligible, scores, with_
 from propensity_spark.stages import label as label_stage
 from propensity_spark.stages import score as score_stage
 from propensity_spark.stages import train as train_stage
-from propensity_spark.tables import Lake, conform
+from propensity_spark.tables import Lake, conform, local_frame
 
 D = date(2024, 3, 1)
 AS_OF = date(2024, 6, 28)
@@ -58,7 +58,7 @@ def model() -> PropensityModel:
 
 def candidates(spark: SparkSession) -> DataFrame:
     rows = [("u", "b", D, 5, "10"), ("u", "a", D, 5, "10"), ("u", "c", D, 0, "90"), ("v", "a", D, None, None), ("w", "a", D, 0, "0")]
-    return spark.createDataFrame(rows, "user_id string, item_id string, as_of_date date, recency_days bigint, money string").selectExpr(
+    return local_frame(spark, rows, "user_id string, item_id string, as_of_date date, recency_days bigint, money string").selectExpr(
         "user_id", "item_id", "as_of_date", "recency_days", "cast(money as decimal(28,4)) as monetary_30d"
     )
 
@@ -181,7 +181,7 @@ def write_gold(lake: Lake, configured: Settings) -> None:
     days = [date(2024, 3, 29) + timedelta(weeks=n) for n in range(14)]
     spark = lake.spark
     users = spark.range(USERS).withColumn("user_id", F.format_string("u%03d", "id"))
-    users = users.crossJoin(spark.createDataFrame([(day,) for day in days], "as_of_date date"))
+    users = users.crossJoin(local_frame(spark, [(day,) for day in days], "as_of_date date"))
     values = {feature.name: F.lit(0).cast(feature.type) for feature in features_of("user")}
     values |= {"recency_days": F.col("id") % 10, "avg_ticket_365d": F.lit(None).cast("double")}
     lake.overwrite(users.withColumns(values).drop("id"), USER_FEATURES)

@@ -10,7 +10,7 @@ from pyspark.sql import types as T
 from propensity_spark.config import LakeSettings
 from propensity_spark.errors import SchemaMismatch, TableMissing
 from propensity_spark.schemas import Column, Table
-from propensity_spark.tables import Lake, conform
+from propensity_spark.tables import Lake, conform, local_frame
 
 BOXES = Table(
     "silver",
@@ -28,7 +28,7 @@ Row = tuple[str | None, int | None, float | None]
 
 
 def frame(spark: SparkSession, *rows: Row) -> DataFrame:
-    return spark.createDataFrame(rows, BOXES.schema)
+    return local_frame(spark, rows, BOXES.schema)
 
 
 def rows(lake: Lake, table: Table = BOXES) -> list[Row]:
@@ -40,7 +40,7 @@ def test_conform_puts_the_columns_in_declared_order(spark: SparkSession) -> None
 
 
 def test_conform_lists_everything_that_is_wrong_at_once(spark: SparkSession) -> None:
-    wrong = spark.createDataFrame([(1, "a", 2.0)], "day int, colour string, weight double")
+    wrong = local_frame(spark, [(1, "a", 2.0)], "day int, colour string, weight double")
     with pytest.raises(SchemaMismatch) as caught:
         conform(wrong, BOXES)
     message = str(caught.value)
@@ -117,7 +117,7 @@ def test_replace_refuses_rows_outside_its_slice(spark: SparkSession, lake: Lake)
 def test_overwrite_replaces_schema_too(spark: SparkSession, lake: Lake) -> None:
     lake.append(frame(spark, ("a", 1, 1.0)), BOXES)
     smaller = Table("silver", "boxes", "one box", ("box",), BOXES.columns[:1])
-    lake.overwrite(spark.createDataFrame([("z",)], smaller.schema), smaller)
+    lake.overwrite(local_frame(spark, [("z",)], smaller.schema), smaller)
     assert rows(lake, smaller) == [("z",)]
 
 

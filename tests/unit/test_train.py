@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import Settings, TrainSettings
 from propensity_spark.errors import ConfigurationError, NotEnoughHistory
 from propensity_spark.predictor import ReferenceBins
+from propensity_spark.tables import local_frame
 from propensity_spark.train.calibrate import Histogram, best_threshold, histogram, isotonic
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.fit import arranged, fit
@@ -111,7 +112,7 @@ def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame)
 
 def test_zero_is_a_value_and_null_is_missing(spark: SparkSession) -> None:
     rows = [(f"u{n}", None if n % 2 else 0.0, 1 - n % 2, 1.0, "train" if n % 5 else "validation") for n in range(800)]
-    frame = spark.createDataFrame(rows, "user_id string, x double, label int, sample_weight double, split string")
+    frame = local_frame(spark, rows, "user_id string, x double, label int, sample_weight double, split string")
     fitted = fit(arranged(frame, ["x"], ["user_id"], 1), ["x"], TRAIN)
     assert fitted.validation_log_loss < 0.1
 
@@ -145,7 +146,7 @@ def test_probabilities_are_right_on_unsampled_rows(training_set: DataFrame) -> N
 
 def test_histogram_counts_every_row_once(spark: SparkSession) -> None:
     rows = [(0.0, 0), (1.0, 1), (0.5, 1), (0.5, 0), (0.2, 0)]
-    counted = histogram(spark.createDataFrame(rows, "purchase_probability double, label int"))
+    counted = histogram(local_frame(spark, rows, "purchase_probability double, label int"))
     assert counted.rows.tolist() == [1, 1, 2, 1]
     assert counted.positives.tolist() == [0, 0, 1, 1]
     assert counted.centre[1:3] == pytest.approx([0.2, 0.5], abs=0.001)
@@ -176,7 +177,7 @@ def test_one_block_is_a_constant_with_a_slight_slope() -> None:
 
 def test_feature_bins_count_by_weight(spark: SparkSession) -> None:
     rows = [(float(n), 0.0, None, 1.0) for n in range(1, 9)] + [(9.0, None, None, 2.0)]
-    frame = spark.createDataFrame(rows, "x double, mostly double, nothing double, sample_weight double")
+    frame = local_frame(spark, rows, "x double, mostly double, nothing double, sample_weight double")
     frame = frame.withColumn("as_of_date", F.lit(date(2024, 1, 5)))
     bins = feature_bins(frame, ["x", "mostly", "nothing"], 3)
     assert bins["x"] == ReferenceBins((3.0, 6.0), (0.3, 0.3, 0.4), 0.0)

@@ -13,7 +13,7 @@ from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, reasons, rows_
 from propensity_spark.config import GateSettings
 from propensity_spark.errors import GateFailed
 from propensity_spark.schemas import ACTIVITY, BARS, DELIVERIES, ITEMS, PROFILES, VALIDATED
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import gate
 from propensity_spark.validate.table import validate_table
 
@@ -67,17 +67,12 @@ def test_a_batch_of_nothing_but_rejected_rows_fails(lake: Lake) -> None:
 
 
 def test_a_day_without_any_event_fails_but_a_day_without_any_bar_file_row_does_not(lake: Lake) -> None:
-    for target in ("activity", "bars"):
-        row = (target, target, "file", "d", 10, 0, "ingested", None, f"{target}-empty", datetime(2024, 6, 1, tzinfo=UTC), "r")
-        values = dict(
-            zip(
-                ("source", "target", "source_uri", "delivery_id", "bytes", "rows", "status", "reason", "batch_id", "recorded_at", "run_id"),
-                row,
-                strict=True,
-            )
-        )
-        frame = lake.spark.createDataFrame([tuple(values.get(name) for name in DELIVERIES.column_names)], DELIVERIES.schema)
-        lake.append(frame, DELIVERIES)
+    moment = datetime(2024, 6, 1, tzinfo=UTC)
+    told = {"source_uri": "file", "delivery_id": "d", "bytes": 10, "rows": 0, "status": "ingested", "run_id": "r"}
+    told |= {"modified_at": moment, "recorded_at": moment}
+    empty = [{**told, "source": target, "target": target, "batch_id": f"{target}-empty"} for target in ("activity", "bars")]
+    frame = [tuple(row.get(name) for name in DELIVERIES.column_names) for row in empty]
+    lake.append(local_frame(lake.spark, frame, DELIVERIES.schema), DELIVERIES)
     with pytest.raises(GateFailed, match="rows_in is 0, expected at least 1"):
         validate_table(run(lake, gated(lake)), ACTIVITY)
     found = validate_table(run(lake, gated(lake, "bars")), BARS)

@@ -15,6 +15,7 @@ from validate_support import INGESTED, source
 from propensity_spark.config import FileSource, MassiveSource, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, ITEMS, USERS, Table
+from propensity_spark.tables import local_frame
 from propensity_spark.validate.parse import Clock, parse
 from propensity_spark.validate.payload import header_names, identifiers
 
@@ -32,7 +33,7 @@ def parsed(
 ) -> list[Row]:
     texts = [payload if isinstance(payload, str) else json.dumps(payload) for payload in payloads]
     rows = [(origin.name, "file", "d", line, text, str(line), dict(context or {}), INGESTED, "b") for line, text in enumerate(texts)]
-    bronze = spark.createDataFrame(rows, BRONZE[table.name].schema).drop("batch_id")
+    bronze = local_frame(spark, rows, BRONZE[table.name].schema).drop("batch_id")
     return parse(bronze, table, (origin,), clock).orderBy("line").collect()
 
 

@@ -13,7 +13,7 @@ from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, r
 from propensity_spark.config import RuleSettings
 from propensity_spark.errors import ConfigurationError, SchemaMismatch
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, SILVER, Table
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import rules as rules_module
 from propensity_spark.validate.batch import judge, next_batch
 from propensity_spark.validate.profile import profile
@@ -196,7 +196,7 @@ def test_a_severity_for_no_rule_names_those_there_are(name: str) -> None:
 
 
 def test_a_rule_that_names_a_missing_column_stops(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([], "open double, high double, low double, close double")
+    frame = local_frame(spark, [], "open double, high double, low double, close double")
     chosen = [rule for rule in RULES if rule.name in ("ohlc_inconsistent", "not_finite", "bad_print")]
     with pytest.raises(SchemaMismatch, match="rule not_finite needs volume: no such column"):
         check_columns(frame, chosen, "row")
@@ -204,7 +204,7 @@ def test_a_rule_that_names_a_missing_column_stops(spark: SparkSession) -> None:
 
 
 def test_a_null_condition_is_kept_and_no_rule_gives_an_empty_list(spark: SparkSession) -> None:
-    frame = spark.createDataFrame([(None,), (-1.0,)], "volume double")
+    frame = local_frame(spark, [(None,), (-1.0,)], "volume double")
     negative = [rule for rule in RULES if rule.name == "negative_volume"]
     found = frame.select(broken(negative, "reject", "row", RuleSettings()), broken(negative, "warn", "row", RuleSettings())).collect()
     assert [tuple(row) for row in found] == [([], []), (["negative_volume"], [])]
