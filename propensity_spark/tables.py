@@ -158,7 +158,7 @@ def local_frame(spark: SparkSession, rows: Iterable[tuple[object, ...]], schema:
     types = to_arrow_schema(declared)
     columns = list(zip(*rows, strict=True)) or [()] * len(types)
     arrays = [pa.array(values, kind) for values, kind in zip(columns, types.types, strict=True)]
-    return spark.createDataFrame(pa.Table.from_arrays(arrays, schema=types), declared)  # type: ignore[call-overload, no-any-return]
+    return spark.createDataFrame(pa.Table.from_arrays(arrays, schema=types), declared)
 
 
 def conform(frame: DataFrame, table: Table) -> DataFrame:
