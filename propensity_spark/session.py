@@ -47,7 +47,7 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
-        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8",
+        "spark.driver.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8 -XX:+UseParallelGC",
     }
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # an S3 that is not Amazon's: boto3 reads this variable, S3A does not
         defaults |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
