@@ -149,9 +149,10 @@ def _is_instant(text: str, fields: DataFrame) -> bool:
 
 def _inputs_present(text: str, fields: DataFrame) -> Column:
     """Whether every field that the expression names holds something; false when it names none."""
-    known = {name.lower(): name for name in fields.columns if not name.startswith("_")}
+    known = {field.name.lower(): field for field in fields.schema.fields if not field.name.startswith("_")}
     named = [known[name.lower()] for name in identifiers((text,)) if name.lower() in known]
     present = F.lit(bool(named))
-    for name in named:
-        present = present & (F.trim(F.coalesce(F.col(f"`{name}`").cast("string"), F.lit(""))) != "")
+    for field in named:
+        value = F.col(f"`{field.name}`")
+        present = present & (F.trim(F.coalesce(value, F.lit(""))) != "" if isinstance(field.dataType, T.StringType) else value.isNotNull())
     return present
