@@ -29,13 +29,18 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            **_FIELDS.get(),
+            **current_fields(),
             "message": record.getMessage(),
             **{key: value for key, value in vars(record).items() if key not in _OWN},
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def current_fields() -> Mapping[str, str]:
+    """The fields that lines logged here carry: run_id, stage, as_of."""
+    return _FIELDS.get()
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -44,11 +46,19 @@ def render(report: Mapping[str, Any], path: Path) -> None:
 
 
 def write(report: Mapping[str, Any], reports: Path, as_of: date) -> tuple[Path, Path]:
-    """Write `<as_of>/report.html`, `<as_of>/report.json` and the copy `latest.html` under `reports`; returns page and JSON."""
+    """Write `<as_of>/report.html`, `<as_of>/report.json` and the copy `latest.html` under `reports`; returns page and JSON.
+
+    Each is renamed into place whole: the next run reads the JSON, and a person may have the page open.
+    """
     page, numbers = reports / as_of.isoformat() / "report.html", reports / as_of.isoformat() / "report.json"
-    render(report, page)
-    numbers.write_text(json.dumps(report, indent=1, default=str, allow_nan=False), encoding="utf-8")
-    shutil.copyfile(page, reports / "latest.html")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=reports, prefix=".report-") as aside:
+        made = Path(aside)
+        render(report, made / "page")
+        shutil.copyfile(made / "page", made / "latest")
+        (made / "numbers").write_text(json.dumps(report, indent=1, default=str, allow_nan=False), encoding="utf-8")
+        for name, place in (("page", page), ("numbers", numbers), ("latest", reports / "latest.html")):
+            os.replace(made / name, place)
     return page, numbers
 
 

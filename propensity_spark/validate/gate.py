@@ -12,6 +12,7 @@ from propensity_spark.config import GateSettings
 from propensity_spark.errors import GateFailed
 from propensity_spark.run import Run
 from propensity_spark.schemas import Table
+from propensity_spark.validate.profile import rejected_by
 
 _SITE = "data_docs"
 
@@ -47,8 +48,10 @@ def check(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
     failed, docs = _validate(run, table, {name: observed.get(name) for name in expected}, expected)
     if failed:
         listed = "; ".join(f"{name} is {_shown(observed.get(name))}, expected {_range(*expected[name])}" for name in failed)
+        reasons = ", ".join(f"{name} {count:,}" for name, count in list(rejected_by(measures).items())[:5])
         raise GateFailed(
-            f"silver/{table.name}: {listed}. Nothing of the batch was written to silver; see {docs} and the reasons in silver/quarantine. "
+            f"silver/{table.name}: {listed}{f' (rejected: {reasons})' if reasons else ''}. Nothing of the batch was written to silver; "
+            f"see {docs} and the rows in silver/quarantine. "
             f"Mend the source or the rule, or change validation.gate_by_table.{table.name} in conf/, and run validate again"
         )
 

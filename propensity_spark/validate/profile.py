@@ -37,9 +37,13 @@ class Profile:
         return int(self.measures[f"rows_{name}"] or 0)
 
     def reasons(self) -> dict[str, int]:
-        """Rejected rows by rule, most frequent first."""
-        found = {name.removeprefix("reason:"): int(count) for name, count in self.measures.items() if name.startswith("reason:") and count}
-        return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
+        return rejected_by(self.measures)
+
+
+def rejected_by(measures: Mapping[str, float | None]) -> dict[str, int]:
+    """Rejected rows by rule, most frequent first."""
+    found = {name.removeprefix("reason:"): int(count) for name, count in measures.items() if name.startswith("reason:") and count}
+    return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def profile(run: Run, settled: DataFrame, table: Table, rules: list[Rule], delivered: int) -> Profile:

@@ -123,9 +123,9 @@ RULES: tuple[Rule, ...] = (
         "trade_incomplete",
         ("activity",),
         "reject",
-        "a buy, sell or cancel without item, quantity, price or amount",
-        ("event_type", "item_id", "quantity", "price", "amount"),
-        lambda limits: _is_trade() & _any(("item_id", "quantity", "price", "amount"), lambda value: value.isNull()),
+        "a buy, sell or cancel without an item or an amount (and without the quantity and price that would give it)",
+        ("event_type", "item_id", "amount"),
+        lambda limits: _is_trade() & _any(("item_id", "amount"), lambda value: value.isNull()),
     ),
     Rule(
         "trade_price_not_positive",
