@@ -1,13 +1,14 @@
 # Python, Java 17 and make are all that must be there: every target does its own set-up, and a second time asks the network for nothing.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+WORKERS ?= 2
 DATASET ?= stocks
 CONF ?= conf/local.yml
 export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit docs wheel lock clean
+.PHONY: help setup run test check lint types unit deaths bench docs wheel lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 - \2/'
@@ -23,7 +24,7 @@ run: setup ## the whole line on one data set, from its sources to published scor
 	  $${SCORE_ONLY:+--score-only} $${SET:+--settings "$$SET"} $${ARGS:-}
 
 test: setup ## every test, with branch coverage of the package
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
 
 check: lint types unit ## lint, types and unit tests
 
@@ -35,7 +36,13 @@ types: setup ## mypy, strict
 	@$(BIN)/mypy
 
 unit: setup ## unit tests alone
-	@$(BIN)/python -m pytest tests/unit $${ARGS:-}
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit $${ARGS:-}
+
+deaths: setup ## kill (SIGKILL) a process of the line after each of its writes and hold the end against an undisturbed run (half an hour)
+	@PYTHONPATH="$(CURDIR)/tests" $(BIN)/python tests/line/test_deaths.py
+
+bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
+	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
 
 docs: setup ## write the generated tables of README.md anew
 	@$(BIN)/python scripts/readme.py

@@ -1,4 +1,4 @@
-"""One Spark session for all tests; every test writes under its own temporary folder."""
+"""One Spark session for all tests of a process; every test writes under its own temporary folder."""
 
 from __future__ import annotations
 

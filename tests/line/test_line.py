@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from line_support import AS_OF, NEXT_DAY, Finished, run
-from pyspark.sql import SparkSession
+from line_support import AS_OF, NEXT_DAY, SMALL, Finished, run, small_settings
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
@@ -100,3 +101,23 @@ def test_the_same_again_changes_nothing_and_the_next_day_takes_only_what_is_new(
     assert {run.as_of_date for run in verify(finished.settings.publish.uri)} == {AS_OF.isoformat(), NEXT_DAY.isoformat()}
     late = finished.lake.read(USER_FEATURES).where(F.col("as_of_date") > F.lit(AS_OF)).select("as_of_date").distinct().collect()
     assert [row[0] for row in late] == [NEXT_DAY] == [date(2023, 6, 1)]
+
+
+def test_day_by_day_gives_what_a_rebuild_gives(finished: Finished, spark: SparkSession, tmp_path: Path) -> None:
+    """Gold of a lake that has seen one day after the other, beside that of a lake that has all files put before it at once."""
+    early = [stage_named(name) for name in ("ingest", "validate", "features")]
+    list(run_line(spark, finished.settings, NEXT_DAY, early))
+    shutil.copytree(Path(finished.lake.root) / "simulated", tmp_path / "lake" / "simulated")
+    rebuilt = run(spark, small_settings(tmp_path, *SMALL), NEXT_DAY, stages=early).lake
+    for table in (MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES):
+        both = [lake.read(table) for lake in (finished.lake, rebuilt)]
+        common = both[0].select("as_of_date").distinct().join(both[1].select("as_of_date").distinct(), "as_of_date", "left_semi")
+        mine, theirs = (_rounded(frame.join(common, "as_of_date", "left_semi")) for frame in both)
+        assert {NEXT_DAY} < {row[0] for row in common.collect()}
+        assert mine.exceptAll(theirs).isEmpty()
+        assert theirs.exceptAll(mine).isEmpty()
+
+
+def _rounded(frame: DataFrame) -> DataFrame:
+    """Sums of floats depend on their order in the last digits."""
+    return frame.select(*(F.round(name, 9).alias(name) if kind == "double" else name for name, kind in sorted(frame.dtypes)))

@@ -1,0 +1,1 @@
+"""How fast the line is, measured: `make bench`. Nothing here is a test, and nothing in the package needs it."""
