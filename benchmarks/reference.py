@@ -173,6 +173,7 @@ def _open(work: Work, tables: Sequence[str]) -> Any:
     connection = duckdb.connect()
     connection.execute(f"SET threads = {THREADS}")
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
     for table in tables:
         layer = table.split("/")[0]
         folders = "hive_partitioning = false" if layer == "bronze" else "hive_partitioning = true, hive_types_autocast = true"

@@ -11,6 +11,7 @@ from typing import cast
 
 import pyarrow as pa
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
@@ -191,7 +192,7 @@ def _null_refused() -> Iterator[None]:
     """Turn the failure of `_not_null`, which arrives as a failed Spark job, into SchemaMismatch."""
     try:
         yield
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:  # a failed MERGE comes as the latter
         if found := re.search(r"null refused in (\S+);", str(error)):
             raise SchemaMismatch(f"{found.group(1)}: a row to be written is null, and the column is not nullable (schemas.py)") from error
         raise

@@ -21,7 +21,7 @@ from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS
 
 Row = dict[str, Any]
-FEW = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 CANDIDATES = CandidateSettings(popular_items=2, affine_sectors=1, items_per_affine_sector=1)
 
 

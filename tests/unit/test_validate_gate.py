@@ -43,7 +43,7 @@ def test_too_many_rejected_rows_leave_silver_as_it_was(lake: Lake) -> None:
     with pytest.raises(GateFailed) as failure:
         validate_table(run(lake, chosen, "r2"), ACTIVITY)
     message = str(failure.value)
-    assert message.startswith("silver/activity: rejected_share is 0.1, expected at most 0.05.")
+    assert message.startswith("silver/activity: rejected_share is 0.1, expected at most 0.05 (rejected: null:user_id 1).")
     assert len(rows_of(lake, ACTIVITY)) == 10
     assert reasons(lake, "activity") == {"null:user_id": 1}
     assert len(rows_of(lake, VALIDATED)) == 1
