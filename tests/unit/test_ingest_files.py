@@ -27,7 +27,7 @@ from propensity_spark.tables import Lake
 
 DAY = date(2024, 3, 8)
 ACTIVITY = BRONZE["activity"]
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(os.environ.get("PROPENSITY_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
 def csv_source(folder: Path, **other: Any) -> dict[str, Any]:
@@ -368,7 +368,7 @@ def test_the_tables_it_writes(drop: Path) -> None:
     assert [table.full_name for table in ingest.STAGE.writes(Settings.model_validate(body))] == ["bronze/activity", "bronze/deliveries"]
 
 
-@pytest.mark.skipif(not (SHARED / "online_retail").is_dir(), reason="../shared/data is not there")
+@pytest.mark.skipif(not (SHARED / "online_retail").is_dir(), reason=f"the real data set online_retail is not in {SHARED}")
 def test_a_week_of_online_retail(ingest_files: Ingest, lake: Lake) -> None:
     columns = {"user_id": "CustomerID", "amount": "cast(Quantity as int) * UnitPrice"}
     source = csv_source(SHARED / "online_retail" / "by_day", pattern="2010-12-0*.csv.gz", columns=columns)
