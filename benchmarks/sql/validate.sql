@@ -50,7 +50,7 @@ SELECT *, list_filter([
   CASE WHEN event_id IS NULL OR user_id IS NULL OR event_type IS NULL OR event_ts IS NULL OR known_at IS NULL THEN 'null' END,
   CASE WHEN event_ts > ingested_at AT TIME ZONE 'UTC' THEN 'in_the_future' END,
   CASE WHEN known_at < event_ts THEN 'known_before_it_happened' END,
-  CASE WHEN is_trade AND (item_id IS NULL OR quantity IS NULL OR price IS NULL OR amount IS NULL) THEN 'trade_incomplete' END,
+  CASE WHEN is_trade AND (item_id IS NULL OR amount IS NULL) THEN 'trade_incomplete' END,
   CASE WHEN is_trade AND price <= 0 THEN 'trade_price_not_positive' END,
   CASE WHEN (event_type = 'buy' AND (quantity <= 0 OR amount < 0)) OR (event_type = 'cancel' AND (quantity >= 0 OR amount > 0))
     OR (is_trade AND isnan(quantity)) THEN 'trade_sign' END,
