@@ -28,6 +28,8 @@ from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from propensity_spark.run import Outcome, Stage
+
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # before `start_logging`, errors are printed and nothing more
 
@@ -188,19 +190,21 @@ def _session(settings: Settings, verbose: bool) -> SparkSession:
 
 
 def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: argparse.Namespace) -> int:
-    results: list[Result] = []
+    ran: list[tuple[Stage, Outcome | None, float]] = []
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)
-        from propensity_spark.line import last_outcome, run_line, stage_named
+        from propensity_spark.line import last_successes, outcome_of, run_line, stage_named
         from propensity_spark.stages.replay import replay_stage
         from propensity_spark.tables import Lake
 
         stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
         progress.start()
         for stage, outcome, seconds in run_line(spark, settings, as_of, stages, progress.say):
-            known = outcome or last_outcome(Lake(spark, settings.lake), stage)
-            results.append(Result(stage.name, known, seconds, rested=outcome is None))
+            ran.append((stage, outcome, seconds))
             progress.finish(outcome, seconds)
+        rested = any(outcome is None for _, outcome, _ in ran)
+        earlier = {name: outcome_of(last) for name, last in last_successes(Lake(spark, settings.lake)).items()} if rested else {}
+    results = [Result(stage.name, outcome or earlier.get(stage.name), seconds, rested=outcome is None) for stage, outcome, seconds in ran]
     console = Console()
     if not console.is_terminal:
         console.width = 140

@@ -48,10 +48,13 @@ def run_stage(
     stage: Stage,
     as_of: date,
     say: Callable[[str], None] = lambda message: None,
+    *,
+    last: Row | None = None,
 ) -> tuple[Outcome | None, float]:
     """Run one stage and record it in `ops/runs`. Returns (None, seconds) when it was up to date already.
 
-    Whatever the stage raises is recorded and raised again.
+    `last`: the record of its last success (see last_successes); without it the stage is not up to date. Whatever the
+    stage raises is recorded and raised again.
     """
     lake = Lake(spark, settings.lake)
     started = datetime.now(UTC)
@@ -60,7 +63,7 @@ def run_stage(
     with log_fields(run_id=run.run_id, stage=stage.name, as_of=as_of.isoformat()):
         inputs = dict(lake.versions(stage.reads(settings)))
         fingerprint = _fingerprint(run, stage, inputs)
-        if not stage.always and _is_up_to_date(run, stage, fingerprint):
+        if not stage.always and _is_up_to_date(run, stage, fingerprint, last):
             log.info("up to date")
             return None, time.monotonic() - clock
         log.info("started", extra={"inputs": inputs})
@@ -84,26 +87,22 @@ def run_line(
     say: Callable[[str], None] = lambda message: None,
 ) -> Iterable[tuple[Stage, Outcome | None, float]]:
     """Run the stages in order, yielding each with its outcome (None: up to date) and seconds."""
+    last = last_successes(Lake(spark, settings.lake))
     for stage in stages:
-        outcome, seconds = run_stage(spark, settings, stage, as_of, say)
+        outcome, seconds = run_stage(spark, settings, stage, as_of, say, last=last.get(stage.name))
         yield stage, outcome, seconds
 
 
-def last_outcome(lake: Lake, stage: Stage) -> Outcome | None:
-    """What the stage's last success did, from `ops/runs`; None when there is none."""
-    last = _last_success(lake, stage)
-    return (
-        None
-        if last is None
-        else Outcome(last["rows_in"], last["rows_out"], last["rows_rejected"], last["note"] or "", json.loads(last["facts"]))
-    )
+def last_successes(lake: Lake) -> dict[str, Row]:
+    """Stage → its last success in `ops/runs`: one row a stage."""
+    succeeded = lake.read_or_empty(RUNS).where(F.col("status") == "succeeded")
+    newest = succeeded.groupBy("stage").agg(F.max_by(F.struct(*RUNS.column_names), "started_at").alias("last"))
+    return {row["stage"]: row["last"] for row in newest.collect()}
 
 
-def _last_success(lake: Lake, stage: Stage) -> Row | None:
-    if not lake.exists(RUNS):
-        return None
-    succeeded = lake.read(RUNS).where((F.col("stage") == stage.name) & (F.col("status") == "succeeded"))
-    return succeeded.orderBy(F.col("started_at").desc()).first()
+def outcome_of(success: Row) -> Outcome:
+    """What a recorded success did."""
+    return Outcome(success["rows_in"], success["rows_out"], success["rows_rejected"], success["note"] or "", json.loads(success["facts"]))
 
 
 def _fingerprint(run: Run, stage: Stage, inputs: dict[str, int]) -> str:
@@ -119,9 +118,8 @@ def _fingerprint(run: Run, stage: Stage, inputs: dict[str, int]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _is_up_to_date(run: Run, stage: Stage, fingerprint: str) -> bool:
+def _is_up_to_date(run: Run, stage: Stage, fingerprint: str, last: Row | None) -> bool:
     """True when the stage's last success had the same inputs and nobody has written its outputs since."""
-    last = _last_success(run.lake, stage)
     if last is None or last["fingerprint"] != fingerprint:
         return False
     return dict(last["output_versions"]) == dict(run.lake.versions(stage.writes(run.settings)))

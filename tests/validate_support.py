@@ -14,6 +14,9 @@ from propensity_spark.config import FileSource, LakeSettings, Settings
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, QUARANTINE, Table
 from propensity_spark.tables import Lake, local_frame
+from propensity_spark.validate.batch import Batch, new_batches, next_batch
+from propensity_spark.validate.profile import Profile
+from propensity_spark.validate.table import validate_tables
 
 INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_ts", "quantity", "price", "known_at", "is_deleted")
@@ -45,6 +48,16 @@ def settings(lake: Lake, sources: Mapping[str, Any], **options: Any) -> Settings
 
 def run(lake: Lake, chosen: Settings, run_id: str = "r1", as_of: date = date(2024, 5, 31)) -> Run:
     return Run(lake.spark, chosen, lake, as_of, run_id, INGESTED)
+
+
+def batch_of(run: Run, table: Table) -> Batch:
+    """What one table has to judge."""
+    return next_batch(run, table, new_batches(run, [table]).get(table.name, {}))
+
+
+def validate_table(run: Run, table: Table) -> Profile | None:
+    """What is new for one table, judged and written; None when there was nothing to judge."""
+    return validate_tables(run, [table]).get(table.name)
 
 
 def text(row: Mapping[str, Any] | str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -111,12 +112,22 @@ def _write(run: Run, batches: list[Batch], sources: SourceByName) -> Taken:
         run.say(f"{len(batch.deliveries):,} deliveries, {rows:,} rows to bronze/{batch.target}")
         table = BRONZE[batch.target]
         run.lake.replace(bronze_rows(run.spark, batch, _forms(sources)), table, f"batch_id = '{batch.batch_id}'")
-        written = run.lake.read(table).where(F.col("batch_id") == batch.batch_id).count()
-        if written != rows:
-            raise RowsLost(f"{table.full_name}: batch {batch.batch_id} has {written:,} rows, {rows:,} were found in its files; run again")
+    _require_whole(run, batches)
     done = [(d, "ingested", batch.batch_id) for batch in batches for d in batch.deliveries]
     record(run.lake, done, datetime.now(UTC), run.run_id)
     return Taken(len(done), sum(d.rows for d, _, _ in done))
+
+
+def _require_whole(run: Run, batches: list[Batch]) -> None:
+    """Raise RowsLost when bronze does not hold just the rows that were found in the files of a batch. One query for all."""
+    there = [run.lake.read(BRONZE[batch.target]).where(F.col("batch_id") == batch.batch_id).select("batch_id") for batch in batches]
+    counts: dict[str, int] = dict(reduce(DataFrame.unionByName, there).groupBy("batch_id").count().collect()) if there else {}
+    for batch in batches:
+        rows, written = sum(d.rows for d in batch.deliveries), counts.get(batch.batch_id, 0)
+        if written != rows:
+            raise RowsLost(
+                f"{BRONZE[batch.target].full_name}: batch {batch.batch_id} has {written:,} rows, {rows:,} were in its files; run again"
+            )
 
 
 def _listing(run: Run, sources: SourceByName) -> DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -24,34 +25,68 @@ from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, CORPORATE_ACTIONS,
 
 
 def _execute(run: Run) -> Outcome:
-    visible = F.col("visible_date") <= F.lit(run.as_of)
-    first_event = run.lake.read(ACTIVITY).where(visible).agg(F.min("event_date")).first()
-    needed = feature_dates(run.settings, first_event[0], run.as_of) if first_event and first_event[0] else []
-    dates = _pending(run, _user_tables(run.settings), needed)
-    rows_out = _write_user_tables(run, dates) if dates else 0
+    days = _days(run)
+    first_event = min(days.get("first event", {}), default=None)
+    needed = feature_dates(run.settings, first_event, run.as_of) if first_event else []
+    dates = _pending(run, days, _user_tables(run.settings), needed)
+    if dates:
+        _write_user_tables(run, dates)
+    written = dict.fromkeys(_user_tables(run.settings), dates)
     note = f"{len(dates)} as-of dates"
     if run.settings.has_market:
-        bars = run.lake.read(BARS).where(visible & (F.col("bar_size") == "1d"))
-        sessions = [row[0] for row in bars.select("session_date").distinct().collect()]
-        market_dates = _pending(run, (MARKET_FEATURES,), [*sessions, *needed])
-        rows_out += _write_market(run, bars, market_dates) if market_dates else 0
-        note += f", {len(market_dates)} market dates"
-    rows_in = run.lake.read(ACTIVITY).where(visible).count() if dates else 0
-    return Outcome(rows_in, rows_out, note=note)
+        written[MARKET_FEATURES] = _pending(run, days, (MARKET_FEATURES,), [*days.get("session", {}), *needed])
+        if written[MARKET_FEATURES]:
+            _write_market(run, written[MARKET_FEATURES])
+        note += f", {len(written[MARKET_FEATURES])} market dates"
+    counted = [_visible(run, ACTIVITY).select(F.lit("in").alias("rows"))] if dates else []
+    counted += [run.lake.read(table).where(_on(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
+    rows: dict[str, int] = dict(reduce(DataFrame.unionByName, counted).groupBy("rows").count().collect()) if counted else {}
+    return Outcome(rows.get("in", 0), rows.get("out", 0), note=note)
 
 
-def _pending(run: Run, tables: Sequence[Table], needed: Sequence[date]) -> list[date]:
-    """Dates to compute. Days, runs and announcements are few: one row per day or run, so they are brought here."""
-    stored = [{row[0] for row in run.lake.read_or_empty(table).select("as_of_date").distinct().collect()} for table in tables]
+def _days(run: Run) -> dict[str, dict[date, datetime | None]]:
+    """The days that decide what is to be computed, in one query. There is a row per day or run, so they are brought here.
+
+    `first event`; every `session` with a visible bar; as-of dates by gold table; per as-of date the start of the last
+    `success` with the present settings and code; per first changed date the last `change` announced for it.
+    """
+    first_event = _visible(run, ACTIVITY).agg(F.min("event_date").alias("day")).where("day IS NOT NULL")
+    parts = {"first event": first_event.withColumn("at", F.lit(None).cast("timestamp"))}
+    for table in (*_user_tables(run.settings), *([MARKET_FEATURES] if run.settings.has_market else [])):
+        parts[table.full_name] = _dated(run.lake.read_or_empty(table), "as_of_date")
+    if run.settings.has_market:
+        parts["session"] = _dated(_visible(run, BARS).where(F.col("bar_size") == "1d"), "session_date")
     same = (F.col("config_hash") == run.settings.config_hash()) & (F.col("code_version") == __version__)
     done = run.lake.read_or_empty(RUNS).where((F.col("stage") == "features") & (F.col("status") == "succeeded") & same)
-    successes = [Success(*row) for row in done.groupBy("as_of_date").agg(F.max("started_at")).collect()]
-    announced = run.lake.read_or_empty(CHANGES).groupBy("changed_from").agg(F.max("recorded_at"))
-    return pending_dates(needed, stored, run.as_of, successes, [Change(*row) for row in announced.collect()])
+    parts["success"] = _dated(done, "as_of_date", "started_at")
+    parts["change"] = _dated(run.lake.read_or_empty(CHANGES), "changed_from", "recorded_at")
+    found: dict[str, dict[date, datetime | None]] = {}
+    labelled = (part.select(F.lit(what).alias("what"), "day", "at") for what, part in parts.items())
+    for what, day, at in reduce(DataFrame.unionByName, labelled).collect():
+        found.setdefault(what, {})[day] = at
+    return found
 
 
-def _write_user_tables(run: Run, dates: Sequence[date]) -> int:
-    """Write gold/user_features and, at grain user_item, gold/user_item_features for the dates; the rows written."""
+def _dated(rows: DataFrame, day: str, at: str | None = None) -> DataFrame:
+    """One row per day, with the last of the moments `at`."""
+    moment = F.col(at) if at else F.lit(None).cast("timestamp")
+    return rows.groupBy(F.col(day).alias("day")).agg(F.max(moment).alias("at"))
+
+
+def _pending(run: Run, days: Mapping[str, Mapping[date, datetime | None]], tables: Sequence[Table], needed: Sequence[date]) -> list[date]:
+    """Dates to compute."""
+    stored = [set(days.get(table.full_name, {})) for table in tables]
+    successes = [Success(day, at) for day, at in days.get("success", {}).items() if at]
+    changes = [Change(day, at) for day, at in days.get("change", {}).items() if at]
+    return pending_dates(needed, stored, run.as_of, successes, changes)
+
+
+def _visible(run: Run, table: Table) -> DataFrame:
+    return run.lake.read(table).where(F.col("visible_date") <= F.lit(run.as_of))
+
+
+def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
+    """Write gold/user_features and, at grain user_item, gold/user_item_features for the dates."""
     activity, items, users = run.lake.read(ACTIVITY), _configured(run, ITEMS), _configured(run, USERS)
     grid = Grid(tuple(dates))
     events = live_events(activity, grid).persist()
@@ -65,13 +100,11 @@ def _write_user_tables(run: Run, dates: Sequence[date]) -> int:
     finally:
         spending.unpersist()
         events.unpersist()
-    return sum(_count(run, table, dates) for table in _user_tables(run.settings))
 
 
-def _write_market(run: Run, bars: DataFrame, dates: Sequence[date]) -> int:
-    actions = run.lake.read_or_empty(CORPORATE_ACTIONS)
+def _write_market(run: Run, dates: Sequence[date]) -> None:
+    bars, actions = _visible(run, BARS).where(F.col("bar_size") == "1d"), run.lake.read_or_empty(CORPORATE_ACTIONS)
     _replace(run, market_features(bars, actions, _configured(run, ITEMS), Grid(tuple(dates))), MARKET_FEATURES, dates)
-    return _count(run, MARKET_FEATURES, dates)
 
 
 def _configured(run: Run, table: Table) -> DataFrame | None:
@@ -87,10 +120,6 @@ def _on(dates: Sequence[date]) -> str:
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:
     """Replace the dates in one commit, one file per date rather than one per date and task."""
     run.lake.replace(frame.repartition("as_of_date"), table, _on(dates))
-
-
-def _count(run: Run, table: Table, dates: Sequence[date]) -> int:
-    return run.lake.read(table).where(_on(dates)).count()
 
 
 def _user_tables(settings: Settings) -> tuple[Table, ...]:

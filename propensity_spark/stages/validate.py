@@ -6,28 +6,19 @@ from propensity_spark.config import Settings
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import BRONZE, DELIVERIES, QUARANTINE, Table
 from propensity_spark.validate.batch import ORDER, configured
-from propensity_spark.validate.profile import Profile
-from propensity_spark.validate.table import validate_table
+from propensity_spark.validate.table import validate_tables
 
 
 def _execute(run: Run) -> Outcome:
-    notes, rows_in, rows_out, rows_rejected = [], 0, 0, 0
-    for table in configured(run):
-        found = validate_table(run, table)
-        if found is None or not (found.rows("in") or any(found.changes.values())):
-            continue
-        notes.append(_note(table, found))
-        run.say(notes[-1])
-        rows_in += found.rows("in")
-        rows_out += found.changes["insert"]
-        rows_rejected += found.rows("rejected")
-    return Outcome(rows_in, rows_out, rows_rejected, "; ".join(notes) or "nothing new")
-
-
-def _note(table: Table, found: Profile) -> str:
-    reasons = ", ".join(f"{name} {count:,}" for name, count in found.reasons().items())
-    counts = ", ".join(f"{found.rows(name):,} {name}" for name in ("valid", "repeated", "rejected"))
-    return f"{table.name} {counts}" + (f" ({reasons})" if reasons else "")
+    tables = configured(run)
+    judged = validate_tables(run, tables)
+    found = {table: judged[table.name] for table in tables if table.name in judged and judged[table.name].is_news}
+    return Outcome(
+        sum(profile.rows("in") for profile in found.values()),
+        sum(profile.changes["insert"] for profile in found.values()),
+        sum(profile.rows("rejected") for profile in found.values()),
+        "; ".join(profile.described(table) for table, profile in found.items()) or "nothing new",
+    )
 
 
 def _tables(settings: Settings) -> list[Table]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
+from propensity_spark.tables import local_frame
 from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
 from propensity_spark.validate.settle import NEIGHBOUR_DAYS, entity_of, settle
@@ -19,10 +21,11 @@ SETTLED = ("origin", "outcome", "change", "reasons", "earlier_reasons", "warning
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one table to judge. `ids`: the batches of bronze not validated yet; `delivered`: their rows."""
+    """Rows of one table to judge. `ids`: the batches of bronze not validated yet; `delivered`: their rows, `rows` of them."""
 
     table: Table
     ids: tuple[str, ...]
+    rows: int
     delivered: DataFrame
     again: DataFrame | None
 
@@ -31,36 +34,53 @@ class Batch:
         return not self.ids and self.again is None
 
 
-def next_batch(run: Run, table: Table, reason: str | None = None, replay: bool = False) -> Batch:
-    """The new batches of a table and the quarantined rows to judge again.
+def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
+    """Table → batch → its rows in bronze, of the batches that are not validated yet. One query for all tables.
 
-    Quarantined rows are those that only rules about other rows have rejected; in a replay all, or those with `reason`,
-    and no new batch. What a broken-off run has quarantined of a batch that is still new is judged with the batch, once.
+    A batch with rows in bronze, or one that is only recorded there as ingested (without any row).
     """
-    bronze = run.lake.read_or_empty(BRONZE[table.name])
-    ids = () if replay else _new_ids(run, table)
-    delivered = bronze.where(F.col("batch_id").isin(list(ids)) if ids else F.lit(False))
-    if not run.lake.exists(QUARANTINE):
-        return Batch(table, ids, delivered, None)
-    held = run.lake.read(QUARANTINE).where(F.col("source_table") == table.name)
-    wanted = F.forall("reasons", lambda name: name.isin(rejudged()))
-    if replay:
-        wanted = F.array_contains("reasons", reason) if reason else F.lit(True)
-    held = held.where(wanted & F.col("source").isin([source.name for source in run.settings.sources.get(table.name, ())]))  # type: ignore[call-overload]
-    if ids:
+    taken = (F.col("status") == "ingested") & F.col("batch_id").isNotNull()
+    found = run.lake.read_or_empty(DELIVERIES).where(taken).select(F.col("target").alias("table_name"), "batch_id", F.lit(0).alias("n"))
+    for table in tables:
+        rows = run.lake.read_or_empty(BRONZE[table.name]).select(F.lit(table.name).alias("table_name"), "batch_id", F.lit(1).alias("n"))
+        found = found.unionByName(rows)
+    done = run.lake.read_or_empty(VALIDATED).select("table_name", "batch_id")
+    new = found.groupBy("table_name", "batch_id").agg(F.sum("n").alias("n")).join(done, ["table_name", "batch_id"], "left_anti")
+    batches: dict[str, dict[str, int]] = {}
+    for name, batch_id, n in sorted(new.collect()):
+        batches.setdefault(name, {})[batch_id] = n
+    return batches
+
+
+def next_batch(run: Run, table: Table, new: Mapping[str, int]) -> Batch:
+    """The `new` batches of a table, and the quarantined rows that only rules about other rows have rejected, to judge again.
+
+    What a broken-off run has quarantined of a batch that is still new is judged with the batch, once.
+    """
+    delivered = run.lake.read_or_empty(BRONZE[table.name]).where(F.col("batch_id").isin(list(new)) if new else F.lit(False))
+    held = _held(run, table, F.forall("reasons", lambda name: name.isin(rejudged())))
+    if new and held is not None:
         deliveries = delivered.select("source", "source_uri", "delivery_id").distinct()
         held = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_anti")
-    return Batch(table, ids, delivered, None if held.isEmpty() else held)
+    return Batch(table, tuple(new), sum(new.values()), delivered, _unless_empty(held))
 
 
-def _new_ids(run: Run, table: Table) -> tuple[str, ...]:
-    """Batches with rows in bronze, or only recorded there as ingested (without any row), that are not validated yet."""
-    done = run.lake.read_or_empty(VALIDATED).where(F.col("table_name") == table.name).select("batch_id")
-    found = run.lake.read_or_empty(BRONZE[table.name]).select("batch_id")
-    if run.lake.exists(DELIVERIES):
-        taken = (F.col("target") == table.name) & (F.col("status") == "ingested") & F.col("batch_id").isNotNull()
-        found = found.union(run.lake.read(DELIVERIES).where(taken).select("batch_id"))
-    return tuple(sorted(row["batch_id"] for row in found.distinct().join(done, "batch_id", "left_anti").collect()))
+def held_batch(run: Run, table: Table, reason: str | None) -> Batch:
+    """The quarantined rows of a table, all or those with `reason`, to judge again; no new batch."""
+    held = _held(run, table, F.array_contains("reasons", reason) if reason else F.lit(True))
+    return Batch(table, (), 0, local_frame(run.spark, [], BRONZE[table.name].schema), _unless_empty(held))
+
+
+def _held(run: Run, table: Table, wanted: Column) -> DataFrame | None:
+    """Quarantined rows of the table's configured sources; None when nothing was ever quarantined."""
+    if not run.lake.exists(QUARANTINE):
+        return None
+    sources = [source.name for source in run.settings.sources.get(table.name, ())]  # type: ignore[call-overload]
+    return run.lake.read(QUARANTINE).where((F.col("source_table") == table.name) & wanted & F.col("source").isin(sources))
+
+
+def _unless_empty(held: DataFrame | None) -> DataFrame | None:
+    return None if held is None or held.isEmpty() else held
 
 
 def judge(run: Run, batch: Batch) -> DataFrame:

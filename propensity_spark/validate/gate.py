@@ -33,56 +33,74 @@ def limits(table: Table, settings: GateSettings) -> dict[str, tuple[float | None
     return found
 
 
-def check(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
-    """Validate the one-row profile and build the Data Docs.
+class Gate:
+    """The gate of one run. Its Data Docs lie in `<lake.root>/ops/data_docs`, or, where the lake's root is not a folder, in a
+    temporary one."""
 
-    Raises GateFailed that names table, measures, what was found and expected, and where the docs are. A batch of
-    activity without any event fails; of another table it has nothing to judge. Docs lie in `<lake.root>/ops/data_docs`, or,
-    where the lake's root is not a folder, in a temporary one.
-    """
-    settings = run.settings.validation
-    expected = limits(table, settings.gate_by_table.get(table.name, settings.gate))
-    rows_in = measures.get("rows_in") or 0
-    kept = (measures.get("rows_valid") or 0) + (measures.get("rows_repeated") or 0)
-    observed = {**measures, "rows_kept": kept if rows_in else None}
-    failed, docs = _validate(run, table, {name: observed.get(name) for name in expected}, expected)
-    if failed:
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._docs = _folder(run.lake.root)
+        self._context: Any = None
+
+    def check(self, table: Table, measures: Mapping[str, float | None]) -> GateFailed | None:
+        """Judge a batch by its profile; the error to raise when it fails.
+
+        The error names table, measures, what was found and expected, and where the docs are. A batch of activity without
+        any event fails; of another table it has nothing to judge.
+        """
+        settings = self._run.settings.validation
+        expected = limits(table, settings.gate_by_table.get(table.name, settings.gate))
+        rows_in = measures.get("rows_in") or 0
+        kept = (measures.get("rows_valid") or 0) + (measures.get("rows_repeated") or 0)
+        observed = {**measures, "rows_kept": kept if rows_in else None}
+        failed = self._failed(table, {name: observed.get(name) for name in expected}, expected)
+        if not failed:
+            return None
         listed = "; ".join(f"{name} is {_shown(observed.get(name))}, expected {_range(*expected[name])}" for name in failed)
         reasons = ", ".join(f"{name} {count:,}" for name, count in list(rejected_by(measures).items())[:5])
-        raise GateFailed(
+        return GateFailed(
             f"silver/{table.name}: {listed}{f' (rejected: {reasons})' if reasons else ''}. Nothing of the batch was written to silver; "
-            f"see {docs} and the rows in silver/quarantine. "
+            f"see {self._docs / _SITE / 'index.html'} and the rows in silver/quarantine. "
             f"Mend the source or the rule, or change validation.gate_by_table.{table.name} in conf/, and run validate again"
         )
 
+    def build_docs(self) -> None:
+        """Write the pages of everything that was checked; nothing when nothing was."""
+        if self._context is not None:
+            self._context.build_data_docs()
 
-def _validate(
-    run: Run, table: Table, row: dict[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]
-) -> tuple[list[str], str]:
-    """Names of the failed measures in order, and the path of the docs."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
+    def _failed(
+        self, table: Table, row: Mapping[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]
+    ) -> list[str]:
+        """Names of the failed measures, in order."""
+        os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
+        import great_expectations as gx
+        import pandas as pd
+
+        context = self._context = self._context or _context(self._docs)
+        suite = gx.ExpectationSuite(name=table.name)
+        for name, (low, high) in expected.items():
+            suite.add_expectation(gx.expectations.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high))
+        suite = context.suites.add_or_update(suite)
+        asset = context.data_sources.add_or_update_pandas("profiles").add_dataframe_asset(table.name)
+        data = asset.add_batch_definition_whole_dataframe("batch")
+        definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=table.name, data=data, suite=suite))
+        result = definition.run(
+            batch_parameters={"dataframe": pd.DataFrame([row]).astype("float64")},
+            run_id=gx.RunIdentifier(run_name=self._run.run_id, run_time=self._run.started_at),
+        )
+        failed = {outcome.expectation_config.kwargs["column"] for outcome in result.results if not outcome.success}
+        return [name for name in expected if name in failed]
+
+
+def _context(folder: Path) -> Any:
     import great_expectations as gx
-    import pandas as pd
 
-    folder = _folder(run.lake.root)
     context = gx.get_context(mode="file", project_root_dir=str(folder / "great_expectations"))
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    context.variables.data_docs_sites = {_SITE: _site(folder / "data_docs")}
+    context.variables.data_docs_sites = {_SITE: _site(folder / _SITE)}
     context.variables.save()
-    suite = gx.ExpectationSuite(name=table.name)
-    for name, (low, high) in expected.items():
-        suite.add_expectation(gx.expectations.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high))
-    suite = context.suites.add_or_update(suite)
-    asset = context.data_sources.add_or_update_pandas("profiles").add_dataframe_asset(table.name)
-    data = asset.add_batch_definition_whole_dataframe("batch")
-    definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=table.name, data=data, suite=suite))
-    result = definition.run(
-        batch_parameters={"dataframe": pd.DataFrame([row]).astype("float64")},
-        run_id=gx.RunIdentifier(run_name=run.run_id, run_time=run.started_at),
-    )
-    context.build_data_docs()
-    failed = {outcome.expectation_config.kwargs["column"] for outcome in result.results if not outcome.success}
-    return [name for name in expected if name in failed], str(folder / "data_docs" / "index.html")
+    return context
 
 
 def _folder(root: str) -> Path:

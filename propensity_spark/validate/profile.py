@@ -15,8 +15,9 @@ from propensity_spark.errors import RowsUnaccounted
 from propensity_spark.run import Run
 from propensity_spark.schemas import PROFILES, Table
 from propensity_spark.tables import local_frame
+from propensity_spark.validate.batch import Batch
 from propensity_spark.validate.mapping import DERIVED
-from propensity_spark.validate.rules import Rule
+from propensity_spark.validate.rules import Rule, rules_for
 
 _DATES = {"bars": "session_date", "activity": "event_date"}
 _LOG = logging.getLogger(__name__)
@@ -36,8 +37,16 @@ class Profile:
     def rows(self, name: str) -> int:
         return int(self.measures[f"rows_{name}"] or 0)
 
-    def reasons(self) -> dict[str, int]:
-        return rejected_by(self.measures)
+    @property
+    def is_news(self) -> bool:
+        """False for a batch that delivered nothing and changes nothing, such as quarantined rows that stay where they are."""
+        return self.rows("in") > 0 or any(self.changes.values())
+
+    def described(self, table: Table) -> str:
+        """One line for people: the table, its counts and why rows were rejected."""
+        reasons = ", ".join(f"{name} {count:,}" for name, count in rejected_by(self.measures).items())
+        counts = ", ".join(f"{self.rows(name):,} {name}" for name in ("valid", "repeated", "rejected"))
+        return f"{table.name} {counts}" + (f" ({reasons})" if reasons else "")
 
 
 def rejected_by(measures: Mapping[str, float | None]) -> dict[str, int]:
@@ -46,8 +55,13 @@ def rejected_by(measures: Mapping[str, float | None]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def profile(run: Run, settled: DataFrame, table: Table, rules: list[Rule], delivered: int) -> Profile:
-    """Measure new rows: one job for counts, one for dates and sessions. Raises RowsUnaccounted when rows were lost or doubled."""
+def profile(run: Run, settled: DataFrame, batch: Batch, earlier: float | None) -> Profile:
+    """Measure new rows: one job for counts, one for dates and sessions. `earlier`: rows per date of earlier runs.
+
+    Raises RowsUnaccounted when rows were lost or doubled.
+    """
+    table, delivered = batch.table, batch.rows
+    rules = rules_for(table, run.settings.validation.rules)
     counts = _counts(settled, table, rules)
     measures: dict[str, float | None] = {name: value for name, value in counts.items() if name.startswith(("rows_", "reason:", "warn:"))}
     found = sum(counts[f"rows_{outcome}"] for outcome in ("valid", "repeated", "rejected", "excluded"))
@@ -63,7 +77,7 @@ def profile(run: Run, settled: DataFrame, table: Table, rules: list[Rule], deliv
     measures["rejected_share"] = counts["rows_rejected"] / rows_in if rows_in else None
     measures["age_days"] = float((run.as_of - counts["newest"]).days) if counts.get("newest") else None
     measures.update(_by_date(settled, table))
-    measures["rows_per_date_against_earlier"] = _against_earlier(run, table, measures["rows_per_date"])
+    measures["rows_per_date_against_earlier"] = _ratio(measures["rows_per_date"], earlier)
     _LOG.info("silver/%s: %s", table.name, {name: value for name, value in measures.items() if value})
     return Profile(
         measures,
@@ -128,21 +142,23 @@ def _by_date(settled: DataFrame, table: Table) -> dict[str, float | None]:
     return row.asDict() if row is not None else {}
 
 
-def _against_earlier(run: Run, table: Table, rows_per_date: float | None) -> float | None:
-    """rows_per_date over its mean in earlier runs; null for the first."""
-    if rows_per_date is None or not run.lake.exists(PROFILES):
-        return None
-    earlier = run.lake.read(PROFILES).where(
-        (F.col("table_name") == table.name) & (F.col("measure") == "rows_per_date") & (F.col("run_id") != run.run_id)
-    )
-    row = earlier.agg(F.avg("value").alias("mean")).first()
-    return rows_per_date / row["mean"] if row is not None and row["mean"] else None
+def _ratio(value: float | None, earlier: float | None) -> float | None:
+    return None if value is None or not earlier else value / earlier
 
 
-def write_profile(run: Run, table: Table, measures: Mapping[str, float | None]) -> None:
-    """Append the measures to `ops/profiles`."""
+def earlier_rows_per_date(run: Run) -> dict[str, float]:
+    """Table → the mean of `rows_per_date` over earlier runs, of those that have any."""
+    measured = (F.col("measure") == "rows_per_date") & (F.col("run_id") != run.run_id)
+    means = run.lake.read_or_empty(PROFILES).where(measured).groupBy("table_name").agg(F.avg("value"))
+    return {name: mean for name, mean in means.collect() if mean is not None}
+
+
+def write_profiles(run: Run, measures_by_table: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Append the measures of every table to `ops/profiles`, in one commit."""
     rows = [
-        (run.run_id, table.name, name, None if value is None else float(value), run.as_of, run.started_at)
+        (run.run_id, table, name, None if value is None else float(value), run.as_of, run.started_at)
+        for table, measures in measures_by_table.items()
         for name, value in sorted(measures.items())
     ]
-    run.lake.append(local_frame(run.spark, rows, PROFILES.schema), PROFILES)
+    if rows:
+        run.lake.append(local_frame(run.spark, rows, PROFILES.schema), PROFILES)

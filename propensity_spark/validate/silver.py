@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from functools import reduce
 
@@ -104,10 +105,10 @@ def release(run: Run, settled: DataFrame, batch: Batch, again: bool) -> None:
             run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {_SAME_ROW}", delete_when="true", insert=False)
 
 
-def mark_validated(run: Run, batch: Batch) -> None:
-    """Record the batches as done. The last write: without it the batch is judged again."""
-    if batch.ids:
-        rows = [(batch.table.name, batch_id, run.run_id, run.started_at) for batch_id in batch.ids]
+def mark_validated(run: Run, batches: Iterable[Batch]) -> None:
+    """Record the batches as done, in one commit. The last write: without it they are judged again."""
+    rows = [(batch.table.name, batch_id, run.run_id, run.started_at) for batch in batches for batch_id in batch.ids]
+    if rows:
         run.lake.append(local_frame(run.spark, rows, VALIDATED.schema), VALIDATED)
 
 

@@ -1,27 +1,56 @@
-"""One table from bronze to silver: judge, profile, gate, write. And the replay of what was rejected."""
+"""Tables from bronze to silver: judge, profile, gate, write. And the replay of what was rejected."""
 
 from __future__ import annotations
 
-from pyspark import StorageLevel
+from collections.abc import Sequence
 
-from propensity_spark.errors import ConfigurationError
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+
+from propensity_spark.errors import ConfigurationError, GateFailed
 from propensity_spark.run import Run
 from propensity_spark.schemas import SILVER, Table
-from propensity_spark.validate import gate
-from propensity_spark.validate.batch import Batch, judge, next_batch
-from propensity_spark.validate.profile import Profile, profile, write_profile
-from propensity_spark.validate.rules import rules_for
+from propensity_spark.validate.batch import Batch, held_batch, judge, new_batches, next_batch
+from propensity_spark.validate.gate import Gate
+from propensity_spark.validate.profile import Profile, earlier_rows_per_date, profile, write_profiles
 from propensity_spark.validate.silver import announce, mark_validated, quarantine, release, write_silver
 
 
-def validate_table(run: Run, table: Table) -> Profile | None:
-    """Judge what is new for one table and bring silver and quarantine up to date; null when there is nothing to judge.
+def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
+    """Judge what is new for each table, in their order, and bring silver and quarantine up to date.
 
-    Order: quarantine (so that nothing is lost when the run dies), the gate, the announcement, silver, what quarantine
-    gives back, and last the mark that the batches are done. Raises GateFailed before silver is touched.
+    Out: the profiles of the tables that had anything to judge, by name. Order for each: quarantine (so that nothing is
+    lost when the run dies), the gate, the announcement, silver, what quarantine gives back. What is only noted down comes
+    last, for all tables at once: the profiles, and the mark that the batches are done. Raises GateFailed before silver
+    is touched; the tables before it are done then.
     """
-    batch = next_batch(run, table)
-    return None if batch.is_empty else _bring_up_to_date(run, batch)
+    new, earlier, gate = new_batches(run, tables), earlier_rows_per_date(run), Gate(run)
+    found: dict[str, Profile] = {}
+    done: list[Batch] = []
+    failure: GateFailed | None = None
+    for table in tables:
+        batch = next_batch(run, table, new.get(table.name, {}))
+        if batch.is_empty:
+            continue
+        settled = judge(run, batch).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            found[table.name] = measured = profile(run, settled, batch, earlier.get(table.name))
+            _keep_rejected(run, settled, batch, measured)
+            failure = gate.check(table, measured.measures) if batch.ids else None
+            if failure is not None:
+                break
+            _bring_up_to_date(run, settled, batch, measured)
+        finally:
+            settled.unpersist()
+        done.append(batch)
+        if measured.is_news:
+            run.say(measured.described(table))
+    write_profiles(run, {name: found[name].measures for name in new if name in found})
+    mark_validated(run, done)
+    gate.build_docs()
+    if failure is not None:
+        raise failure
+    return found
 
 
 def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
@@ -32,26 +61,26 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
     """
     if table not in SILVER or not run.settings.sources.get(table):  # type: ignore[call-overload]
         raise ConfigurationError(f"replay: no source feeds {table!r}; expected one of {sorted(run.settings.sources)}")
-    batch = next_batch(run, SILVER[table], reason, replay=True)
-    return None if batch.is_empty else _bring_up_to_date(run, batch)
-
-
-def _bring_up_to_date(run: Run, batch: Batch) -> Profile:
-    table = batch.table
-    delivered = batch.delivered.count() if batch.ids else 0
+    batch = held_batch(run, SILVER[table], reason)
+    if batch.is_empty:
+        return None
     settled = judge(run, batch).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        found = profile(run, settled, table, rules_for(table, run.settings.validation.rules), delivered)
-        if found.rows("rejected") or found.displaced or found.rejected_again:
-            quarantine(run, settled, batch, found.displaced)
-        if batch.ids:
-            write_profile(run, table, found.measures)
-            gate.check(run, table, found.measures)
-        announce(run, table, found.changed_from)
-        if any(found.changes.values()) or not run.lake.exists(table):
-            write_silver(run, settled, table, only_inserts=not (found.changes["update"] or found.changes["remove"]))
-        release(run, settled, batch, found.released)
-        mark_validated(run, batch)
+        found = profile(run, settled, batch, None)
+        _keep_rejected(run, settled, batch, found)
+        _bring_up_to_date(run, settled, batch, found)
     finally:
         settled.unpersist()
     return found
+
+
+def _keep_rejected(run: Run, settled: DataFrame, batch: Batch, found: Profile) -> None:
+    if found.rows("rejected") or found.displaced or found.rejected_again:
+        quarantine(run, settled, batch, found.displaced)
+
+
+def _bring_up_to_date(run: Run, settled: DataFrame, batch: Batch, found: Profile) -> None:
+    announce(run, batch.table, found.changed_from)
+    if any(found.changes.values()) or not run.lake.exists(batch.table):
+        write_silver(run, settled, batch.table, only_inserts=not (found.changes["update"] or found.changes["remove"]))
+    release(run, settled, batch, found.released)

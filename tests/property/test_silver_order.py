@@ -11,13 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source, validate_table
 from validate_support import settings as make_settings
 
 from propensity_spark.config import LakeSettings
 from propensity_spark.schemas import ACTIVITY, BARS, QUARANTINE, SILVER, USERS
 from propensity_spark.tables import Lake
-from propensity_spark.validate.table import validate_table
 
 _FOLDERS = itertools.count()
 

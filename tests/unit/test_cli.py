@@ -44,6 +44,9 @@ def own_logging() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
+COUNTS = {"rows_in": 1, "rows_out": 1, "rows_rejected": 0}
+
+
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """`propensity run` without Spark: every stage takes one row and gives two. Holds what was asked for."""
@@ -56,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             yield stage, (None if stage.name == "label" else Outcome(1, 2, 3, f"{stage.name} done", {f"{stage.name} fact": "4"})), 0.5
 
     monkeypatch.setattr(line, "run_line", run_line)
-    monkeypatch.setattr(line, "last_outcome", lambda lake, stage: Outcome(1, 1, facts={f"{stage.name} fact": "3"}))
+    monkeypatch.setattr(line, "last_successes", lambda lake: {"label": {"facts": '{"label fact": "3"}', "note": None, **COUNTS}})
     monkeypatch.setattr(cli, "_session", lambda settings, verbose: None)
     return asked
 

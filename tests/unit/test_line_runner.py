@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import Row, SparkSession
 
 from propensity_spark.config import CONF_DIR, Settings, load_settings
-from propensity_spark.line import last_outcome, run_line, run_stage, stage_named
+from propensity_spark.line import last_successes, outcome_of, run_line, run_stage, stage_named
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import DRIFT, RUNS, Column, Table
 from propensity_spark.schemas import LONG as LONG_TYPE
@@ -56,15 +56,15 @@ def test_a_success_is_recorded_with_versions_counts_and_settings(spark: SparkSes
     assert (row["config_hash"], row["code_version"], row["error"]) == (settings.config_hash(), "0.1.0", None)
     assert row["seconds"] == pytest.approx(seconds, abs=0.001)
     assert row["run_id"].startswith("grow-")
-    remembered = last_outcome(seeds, stage())
-    assert remembered == outcome
-    assert list(remembered.facts) == ["width", "height"]
-    assert last_outcome(seeds, Stage("sow", "", grow)) is None
+    last = last_successes(seeds)
+    assert list(last) == ["grow"]
+    assert outcome_of(last["grow"]) == outcome
+    assert list(outcome_of(last["grow"]).facts) == ["width", "height"]
 
 
 def test_what_is_up_to_date_rests_until_something_it_depends_on_changes(spark: SparkSession, seeds: Lake, settings: Settings) -> None:
     def ran(wanted: Stage = stage(), settings: Settings = settings, day: date = DAY) -> bool:  # noqa: B008 (values)
-        return run_stage(spark, settings, wanted, day)[0] is not None
+        return next(iter(run_line(spark, settings, day, [wanted])))[1] is not None
 
     assert ran()
     assert not ran()
@@ -90,7 +90,7 @@ def test_a_failure_is_recorded_raised_again_and_not_taken_for_success(spark: Spa
     (row,) = recorded(seeds)
     assert (row["status"], row["rows_out"], row["output_versions"]) == ("failed", 0, {"gold/plants": -1})
     assert row["error"].strip() == "ValueError: no water"
-    assert run_stage(spark, settings, stage(), DAY)[0] is not None
+    assert last_successes(seeds) == {}
 
 
 def test_an_interruption_is_recorded_too(spark: SparkSession, seeds: Lake, settings: Settings) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, reasons, rows_of, run, settings, source
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, reasons, rows_of, run, settings, source, validate_table
 
 from propensity_spark.config import GateSettings
 from propensity_spark.errors import GateFailed
 from propensity_spark.schemas import ACTIVITY, BARS, DELIVERIES, ITEMS, PROFILES, VALIDATED
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import gate
-from propensity_spark.validate.table import validate_table
 
 
 def views(count: int, day: str = "2024-03-01", user: str | None = "u") -> list[dict[str, Any]]:

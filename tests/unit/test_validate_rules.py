@@ -8,17 +8,28 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source
+from validate_support import (
+    BAR_COLUMNS,
+    EVENT_COLUMNS,
+    batch_of,
+    deliver,
+    quarantined,
+    reasons,
+    rows_of,
+    run,
+    settings,
+    source,
+    validate_table,
+)
 
 from propensity_spark.config import RuleSettings
 from propensity_spark.errors import ConfigurationError, SchemaMismatch
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, SILVER, Table
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import rules as rules_module
-from propensity_spark.validate.batch import judge, next_batch
+from propensity_spark.validate.batch import judge
 from propensity_spark.validate.profile import profile
 from propensity_spark.validate.rules import RULES, broken, check_columns, rejudged, rules_for
-from propensity_spark.validate.table import validate_table
 
 BAR = {"item_id": "A", "bar_size": "1d", "ts": "2024-01-02", "open": 10, "high": 12, "low": 9, "close": 11, "volume": 5}
 BAR_AT_CLOSE = tuple(name for name in BAR_COLUMNS if name not in ("known_at", "is_deleted"))
@@ -39,7 +50,7 @@ def verdicts(lake: Lake, table: Table, rows: list[dict[str, Any]], **options: An
     columns = {"bars": BAR_AT_CLOSE, "activity": EVENT_COLUMNS}[table.name]
     deliver(lake, table.name, rows)
     chosen = settings(lake, {table.name: source(table.name, columns)}, **options)
-    held = judge(run(lake, chosen), next_batch(run(lake, chosen), table)).where("outcome = 'rejected'")
+    held = judge(run(lake, chosen), batch_of(run(lake, chosen), table)).where("outcome = 'rejected'")
     return {
         row["label"]: row["reasons"] for row in held.select(F.get_json_object("payload", "$.label").alias("label"), "reasons").collect()
     }
@@ -181,7 +192,7 @@ def test_severity_is_a_setting(lake: Lake) -> None:
     deliver(lake, "activity", rows)
     chosen = settings(lake, {"activity": source("activity", EVENT_COLUMNS)}, validation={"rules": {"severity": severity}})
     limits = chosen.validation.rules
-    settled = judge(run(lake, chosen), next_batch(run(lake, chosen), ACTIVITY))
+    settled = judge(run(lake, chosen), batch_of(run(lake, chosen), ACTIVITY))
     assert [(row["outcome"], row["warnings"]) for row in settled.orderBy("event_id").collect()] == [
         ("valid", ["trade_price_not_positive"]),
         ("valid", []),
@@ -224,8 +235,9 @@ def test_more_rules_are_no_more_jobs(lake: Lake, monkeypatch: pytest.MonkeyPatch
     def jobs(group: str) -> int:
         context = lake.spark.sparkContext
         context.setJobGroup(group, group)
-        settled = judge(run(lake, chosen), next_batch(run(lake, chosen), ACTIVITY)).persist()
-        profile(run(lake, chosen), settled, ACTIVITY, rules_for(ACTIVITY, chosen.validation.rules, rules_module.RULES), 3)
+        batch = batch_of(run(lake, chosen), ACTIVITY)
+        settled = judge(run(lake, chosen), batch).persist()
+        profile(run(lake, chosen), settled, batch, None)
         settled.unpersist()
         context.setJobGroup("", "")
         return len(context.statusTracker().getJobIdsForGroup(group))

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source, validate_table
 
 from propensity_spark.config import Settings
 from propensity_spark.errors import ConfigurationError, RowsUnaccounted
@@ -15,7 +15,7 @@ from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, DELIVERIES, ITEMS,
 from propensity_spark.stages.validate import STAGE
 from propensity_spark.tables import Lake
 from propensity_spark.validate import table as table_module
-from propensity_spark.validate.table import replay, validate_table
+from propensity_spark.validate.table import replay
 
 VIEW = {"event_type": "view", "user_id": "u", "item_id": "A"}
 
@@ -108,7 +108,7 @@ def test_a_bar_becomes_a_bad_print_when_its_neighbour_comes_and_fine_when_that_i
     assert len(rows_of(lake, BARS)) == 7
 
 
-WRITES = ("quarantine", "write_profile", "announce", "write_silver", "release", "mark_validated")
+WRITES = ("quarantine", "announce", "write_silver", "release", "write_profiles", "mark_validated")
 
 
 def test_runs_that_die_after_each_of_the_writes_are_made_good_by_the_last(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
