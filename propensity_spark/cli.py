@@ -10,9 +10,11 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, date, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -189,7 +191,24 @@ def _session(settings: Settings, verbose: bool) -> SparkSession:
     return spark
 
 
+def _import_ahead(names: Sequence[str]) -> None:
+    """Import in the background what takes seconds and is needed later, while the JVM starts.
+
+    An import that fails here fails again where it is needed, and says so there.
+    """
+
+    def load() -> None:
+        with suppress(ImportError):
+            import_module("propensity_spark.line")
+            if "validate" in names:
+                import_module("propensity_spark.validate.gate").library()
+            import_module("mlflow")
+
+    Thread(target=load, name="import-ahead", daemon=True).start()
+
+
 def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: argparse.Namespace) -> int:
+    _import_ahead(names)
     ran: list[tuple[Stage, Outcome | None, float]] = []
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)

@@ -73,10 +73,9 @@ class Gate:
         self, table: Table, row: Mapping[str, float | None], expected: Mapping[str, tuple[float | None, float | None]]
     ) -> list[str]:
         """Names of the failed measures, in order."""
-        os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
-        import great_expectations as gx
         import pandas as pd
 
+        gx = library()
         context = self._context = self._context or _context(self._docs)
         suite = gx.ExpectationSuite(name=table.name)
         for name, (low, high) in expected.items():
@@ -93,10 +92,16 @@ class Gate:
         return [name for name in expected if name in failed]
 
 
-def _context(folder: Path) -> Any:
-    import great_expectations as gx
+def library() -> Any:
+    """Great Expectations, whose import takes seconds."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is imported: nothing leaves this machine
+    import great_expectations
 
-    context = gx.get_context(mode="file", project_root_dir=str(folder / "great_expectations"))
+    return great_expectations
+
+
+def _context(folder: Path) -> Any:
+    context = library().get_context(mode="file", project_root_dir=str(folder / "great_expectations"))
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     context.variables.data_docs_sites = {_SITE: _site(folder / _SITE)}
     context.variables.save()
