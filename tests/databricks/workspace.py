@@ -29,7 +29,8 @@ from workspace_jobs import Jobs
 from workspace_permissions import Permissions, Secrets
 
 FIRST_ID = 501
-Handler = Callable[..., Any]
+Answer = dict[str, Any] | bytes
+Handler = Callable[..., Answer]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Workspace:
             *((method, re.compile(pattern), handler) for part in parts for method, pattern, handler in part.routes()),
         ]
 
-    def answer(self, request: Request) -> tuple[int, dict[str, Any] | bytes]:
+    def answer(self, request: Request) -> tuple[int, Answer]:
         """Status and answer of one call; one call at a time, as far as state goes."""
         with self.lock:
             try:
@@ -76,7 +77,7 @@ class Workspace:
             self.calls.append(Call(request.method, request.path, status))
             return status, answer
 
-    def _handle(self, request: Request) -> dict[str, Any] | bytes:
+    def _handle(self, request: Request) -> Answer:
         if not request.authorised and not request.path.startswith("/.well-known/"):
             raise Failure(401, "UNAUTHENTICATED", "no token in the header Authorization")
         for method, pattern, handler in self.routes:

@@ -25,7 +25,7 @@ class Catalog:
         grants = base + r"permissions/([^/]+)/([^/]+)"
         return [
             ("POST", base + KIND, self.create),
-            ("GET", base + KIND, self.list),
+            ("GET", base + KIND, self.list_all),
             ("GET", base + KIND + r"/([^/]+)", self.get),
             ("PATCH", base + KIND + r"/([^/]+)", self.update),
             ("DELETE", base + KIND + r"/([^/]+)", self.delete),
@@ -54,7 +54,7 @@ class Catalog:
     def get(self, request: Request, kind: str, full_name: str) -> dict[str, Any]:
         return copy.deepcopy(self._known(kind, full_name))
 
-    def list(self, request: Request, kind: str) -> dict[str, Any]:
+    def list_all(self, request: Request, kind: str) -> dict[str, Any]:
         """Those of one catalog (and schema), by name."""
         wanted = {part: request.query[part] for part in PARENTS[kind] if part in request.query}
         found = [one for _, one in sorted(self.objects[kind].items()) if all(one[part] == name for part, name in wanted.items())]

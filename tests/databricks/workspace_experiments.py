@@ -22,7 +22,7 @@ class Experiments:
             ("POST", base + "create", self.create),
             ("GET", base + "get", self.get),
             ("GET", base + "get-by-name", self.get_by_name),
-            ("GET", base + "list", self.list),
+            ("GET", base + "list", self.list_all),
             ("POST", base + "update", self.update),
             ("POST", base + "set-experiment-tag", self.set_tag),
             ("POST", base + "delete", self.delete),
@@ -50,7 +50,7 @@ class Experiments:
                 return {"experiment": copy.deepcopy(experiment)}
         raise absent(f"experiment {name!r}")
 
-    def list(self, request: Request) -> dict[str, Any]:
+    def list_all(self, request: Request) -> dict[str, Any]:
         return {"experiments": copy.deepcopy(self._active())}
 
     def update(self, request: Request) -> dict[str, Any]:

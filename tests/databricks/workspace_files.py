@@ -27,7 +27,7 @@ class Files:
     def routes(self) -> list[tuple[str, str, Any]]:
         return [
             ("GET", r"/api/2\.0/workspace/get-status", self.get_status),
-            ("GET", r"/api/2\.0/workspace/list", self.list),
+            ("GET", r"/api/2\.0/workspace/list", self.list_all),
             ("GET", r"/api/2\.0/workspace/export", self.export),
             ("POST", r"/api/2\.0/workspace/mkdirs", self.mkdirs),
             ("POST", r"/api/2\.0/workspace/delete", self.delete),
@@ -38,7 +38,7 @@ class Files:
     def get_status(self, request: Request) -> dict[str, Any]:
         return self._status(_path(request.query.get("path")))
 
-    def list(self, request: Request) -> dict[str, Any]:
+    def list_all(self, request: Request) -> dict[str, Any]:
         path = _path(request.query.get("path"))
         self._status(path)
         inside = sorted(name for name in (*self.folders, *self.contents) if str(PurePosixPath(name).parent) == path)

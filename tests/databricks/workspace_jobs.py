@@ -28,7 +28,7 @@ class Jobs:
             ("POST", base + "update", self.update),
             ("POST", base + "delete", self.delete),
             ("GET", base + "get", self.get),
-            ("GET", base + "list", self.list),
+            ("GET", base + "list", self.list_all),
             ("POST", base + "run-now", self.run_now),
             ("GET", base + "runs/get", self.get_run),
             ("GET", base + "runs/get-output", self.get_output),
@@ -70,7 +70,7 @@ class Jobs:
     def get(self, request: Request) -> dict[str, Any]:
         return self._job(self._known(request.number("job_id")))
 
-    def list(self, request: Request) -> dict[str, Any]:
+    def list_all(self, request: Request) -> dict[str, Any]:
         """All jobs, or those of one `name`; with their tasks only when `expand_tasks` is asked for."""
         name, expand = request.query.get("name"), request.query.get("expand_tasks") == "true"
         jobs = [self._job(job_id) for job_id, settings in self.settings.items() if name in (None, settings["name"])]

@@ -64,7 +64,7 @@ class Secrets:
             ("GET", base + "acls/list", self.list_acls),
             ("POST", base + "acls/delete", self.delete_acl),
             ("POST", base + "put", self.put),
-            ("GET", base + "list", self.list),
+            ("GET", base + "list", self.list_all),
         ]
 
     def create_scope(self, request: Request) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Secrets:
         self._scope(request.required("scope"))["keys"].add(request.required("key"))
         return {}
 
-    def list(self, request: Request) -> dict[str, Any]:
+    def list_all(self, request: Request) -> dict[str, Any]:
         keys = self._scope(request.query.get("scope", ""))["keys"]
         return {"secrets": [{"key": key} for key in sorted(keys)]} if keys else {}
 
