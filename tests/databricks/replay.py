@@ -48,8 +48,8 @@ class Step:
 class Replay:
     """How to run jobs here.
 
-    `run_task(task, arguments, values)` runs one Python task and raises TaskFailed; the task may append lines such as
-    {"key": "retrain", "value": "yes"} to the file `values`. `jobs`: the other jobs by resource key or id. `steps`: what was run, in order.
+    `run_task(task, arguments, values)` runs one Python task and raises TaskFailed; the task may leave values for later ones as a JSON
+    object in the file `values`. `jobs`: the other jobs by resource key or id. `steps`: what was run, in order.
     """
 
     run_task: RunTask
@@ -108,9 +108,7 @@ class Replay:
         words = resolve(arguments, known, name)
         values = self.folder / f"{len(self.steps):03}-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.values"
         self.run_task(task, words, values)
-        lines = values.read_text("utf-8").splitlines() if values.exists() else []
-        published = {line["key"]: line["value"] for line in map(json.loads, lines)}
-        return Step(name, SUCCESS, words, published)
+        return Step(name, SUCCESS, words, json.loads(values.read_text("utf-8")) if values.exists() else {})
 
     def _run_job(self, job_id: str, given: Mapping[str, str], known: Mapping[str, Any], name: str) -> Step:
         """The job that a task names, with the task's parameters; this job's of the same name are handed down, and win."""

@@ -22,7 +22,7 @@ from cluster import LOOPBACK, spark_home
 from replay import Task, TaskFailed
 from replay_references import ReplayError
 
-TASK_VALUES = "PROPENSITY_TASK_VALUES"  # the file to which a task outside Databricks appends the values it publishes
+TASK_VALUES = "PROPENSITY_TASK_VALUES"  # the file in which a task outside Databricks leaves its values, a JSON object
 KEPT = ("PATH", "HOME", "JAVA_HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AWS_ENDPOINT_URL")
 
 LAUNCHER = '''\

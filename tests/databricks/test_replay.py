@@ -33,8 +33,8 @@ class Tasks:
         self.calls.append((key, arguments))
         if key in self.failing:
             raise TaskFailed(f"task {key}: no space left")
-        lines = [json.dumps({"key": name, "value": value}) for name, value in self.values.get(key, {}).items()]
-        values.write_text("".join(f"{line}\n" for line in lines))
+        if key in self.values:
+            values.write_text(json.dumps(self.values[key]))
 
 
 @pytest.fixture

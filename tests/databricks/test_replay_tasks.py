@@ -30,9 +30,8 @@ TINY = """
 import json, os, sys
 
 def publish():
-    with open(os.environ["PROPENSITY_TASK_VALUES"], "a") as file:
-        for value in ("no", "yes"):
-            file.write(json.dumps({"key": "retrain", "value": value}) + "\\n")
+    with open(os.environ["PROPENSITY_TASK_VALUES"], "w") as file:
+        json.dump({"retrain": "yes"}, file)
 
 def show():
     import pyspark
