@@ -10,7 +10,7 @@ import pytest
 from workspace import Workspace, serve
 from workspace_client import Client
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `scripts`, also where pytest was not started as a module
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ class Replay:
         name = prefix + task["task_key"]
         known = {**known, "task.name": task["task_key"]}
         if wheel := task.get("python_wheel_task"):
-            return self._python(task, _wheel_arguments(wheel, known), known, name)
+            return self._python(task, _wheel_arguments(wheel, known, name), known, name)
         if script := task.get("spark_python_task"):
             return self._python(task, script.get("parameters", []), known, name)
         if condition := task.get("condition_task"):
@@ -111,14 +111,14 @@ class Replay:
         return Step(name, SUCCESS, words, json.loads(values.read_text("utf-8")) if values.exists() else {})
 
     def _run_job(self, job_id: str, given: Mapping[str, str], known: Mapping[str, Any], name: str) -> Step:
-        """The job that a task names, with the task's parameters; this job's of the same name are handed down, and win."""
+        """The job that a task names, with the task's parameters and those of this job that it declares too."""
         reference = re.fullmatch(r"\$\{resources\.jobs\.(\w+)\.id\}", job_id)
         job = self.jobs.get(reference[1] if reference else job_id)
         if job is None:
             raise ReplayError(f"{name}: job {job_id} is not here; known: {', '.join(self.jobs) or 'none'}")
         declared = {parameter["name"] for parameter in job.get("parameters", [])}
-        handed = {short: known[f"job.parameters.{short}"] for short in declared if f"job.parameters.{short}" in known}
-        self.run(job, {**given, **handed}, f"{name}/")
+        handed = {short: value for short, value in _job_parameters(known).items() if short in declared}
+        self.run(job, _with_handed_down(given, handed, name), f"{name}/")
         return Step(name, SUCCESS)
 
     def _for_each(self, each: dict[str, Any], known: Mapping[str, object], name: str) -> Step:
@@ -196,10 +196,23 @@ def holds(condition: Mapping[str, str], where: str) -> bool:
         raise ReplayError(f"{where}: {kind} compares numbers, found {left!r} and {right!r}") from error
 
 
-def _wheel_arguments(wheel: Mapping[str, Any], known: Mapping[str, object]) -> list[str]:
-    """Positional parameters as they are; named ones as --name=value, with the job's own parameters, which win."""
+def _wheel_arguments(wheel: Mapping[str, Any], known: Mapping[str, object], name: str) -> list[str]:
+    """Positional parameters as they are; named ones, to which the job's are handed down, as --name=value."""
     if "named_parameters" not in wheel:
         return list(wheel.get("parameters", []))
+    named = resolve(wheel["named_parameters"], known, name)
+    return [f"--{short}={value}" for short, value in _with_handed_down(named, _job_parameters(known), name).items()]
+
+
+def _job_parameters(known: Mapping[str, object]) -> dict[str, str]:
     prefix = "job.parameters."
-    handed = {name.removeprefix(prefix): text_of(value) for name, value in known.items() if name.startswith(prefix)}
-    return [f"--{name}={value}" for name, value in {**wheel["named_parameters"], **handed}.items()]
+    return {name.removeprefix(prefix): text_of(value) for name, value in known.items() if name.startswith(prefix)}
+
+
+def _with_handed_down(given: Mapping[str, str], handed: Mapping[str, str], where: str) -> dict[str, str]:
+    """A task's own key-value parameters and the job's. On Databricks the job's win, silently: one that would change raises ReplayError."""
+    if lost := sorted(name for name in given if name in handed and handed[name] != given[name]):
+        raise ReplayError(
+            f"{where}: gives {', '.join(lost)}, but the job's own parameter of that name is handed down and wins; use another name"
+        )
+    return {**given, **handed}

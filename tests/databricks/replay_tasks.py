@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import LOOPBACK, spark_home
 from replay import Task, TaskFailed
 from replay_references import ReplayError
+
+from scripts.cluster import LOOPBACK, spark_home
 
 TASK_VALUES = "PROPENSITY_TASK_VALUES"  # the file in which a task outside Databricks leaves its values, a JSON object
 KEPT = ("PATH", "HOME", "JAVA_HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AWS_ENDPOINT_URL")

@@ -6,9 +6,10 @@ import socket
 import sys
 from pathlib import Path
 
-import cluster
 import pytest
-from cluster import ClusterFailed, standalone_cluster
+
+from scripts import cluster
+from scripts.cluster import ClusterFailed, standalone_cluster
 
 MASTER = f"""#!{sys.executable}
 import json, os, sys, time

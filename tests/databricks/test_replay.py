@@ -96,11 +96,13 @@ def test_an_undeclared_parameter_is_refused(replay: Callable[..., Replay]) -> No
         replay(Tasks()).run(job(task("a"), day="x"), {"dya": "1"})
 
 
-def test_named_parameters_come_with_the_jobs_own_which_win(replay: Callable[..., Replay]) -> None:
+def test_named_parameters_come_with_the_jobs_own(replay: Callable[..., Replay]) -> None:
     tasks = Tasks()
-    named = {"package_name": "tiny", "entry_point": "a", "named_parameters": {"day": "1", "level": "{{job.parameters.day}}"}}
+    named = {"package_name": "tiny", "entry_point": "a", "named_parameters": {"level": "{{job.parameters.day}}"}}
     replay(tasks).run(job(task("a", python_wheel_task=named), day="2"))
-    assert tasks.calls == [("a", ["--day=2", "--level=2"])]
+    assert tasks.calls == [("a", ["--level=2", "--day=2"])]
+    with pytest.raises(ReplayError, match="a: gives day, but the job's own parameter of that name is handed down"):
+        replay(tasks).run(job(task("a", python_wheel_task={**named, "named_parameters": {"day": "1"}}), day="2"))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,8 @@ def test_another_job_is_run_with_its_parameters(replay: Callable[..., Replay]) -
         run.run(job(task("retrain", run_job_task=start), day="2024-01-01"))
         assert tasks.calls == [("train", ["2024-01-01", "full"])]
         assert states(run) == {"retrain/train": "SUCCESS", "retrain": "SUCCESS"}
+    with pytest.raises(ReplayError, match="retrain: gives kind, but the job's own"):
+        replay(Tasks(), {"77": training}).run(job(task("retrain", run_job_task={**start, "job_id": 77}), kind="small"))
     with pytest.raises(ReplayError, match="retrain: job 77 is not here; known: training"):
         replay(Tasks(), {"training": training}).run(job(task("retrain", run_job_task={"job_id": 77})))
     run = replay(Tasks(failing=("train",)), {"77": training})

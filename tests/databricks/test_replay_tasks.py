@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cluster
 import pytest
 import replay_tasks
 from replay import Replay, Task, TaskFailed
 from replay_references import ReplayError
 from replay_tasks import TASK_VALUES, SubmitTasks, WheelTasks, install
+
+from scripts import cluster
 
 NOW = datetime(2024, 12, 31, tzinfo=UTC)
 
