@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyspark import StorageLevel
 
+from propensity_spark import platform
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.run import Run
 from propensity_spark.schemas import SILVER, Table
@@ -39,7 +40,7 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
 def _bring_up_to_date(run: Run, batch: Batch) -> Profile:
     table = batch.table
     delivered = batch.delivered.count() if batch.ids else 0
-    settled = judge(run, batch).persist(StorageLevel.MEMORY_AND_DISK)
+    settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
     try:
         found = profile(run, settled, table, rules_for(table, run.settings.validation.rules), delivered)
         if found.rows("rejected") or found.displaced or found.rejected_again:
@@ -53,5 +54,5 @@ def _bring_up_to_date(run: Run, batch: Batch) -> Profile:
         release(run, settled, batch, found.released)
         mark_validated(run, batch)
     finally:
-        settled.unpersist()
+        platform.release(settled)
     return found
