@@ -63,6 +63,11 @@ def secret(spark: SparkSession | None, scope: str, key: str) -> str:
         ) from error
 
 
+def takes_values() -> bool:
+    """True where `hand_over` leaves values anywhere."""
+    return on_databricks() or TASK_VALUES in os.environ
+
+
 def hand_over(spark: SparkSession | None, values: Mapping[str, Any]) -> None:
     """Leave values for the tasks that follow: on Databricks `{{tasks.<task>.values.<name>}}` of the job.
 
