@@ -56,7 +56,9 @@ def resolve(root: Path, target: str, variables: Mapping[str, Any] | None = None)
     config = _merge(config, {name: value for name, value in override.items() if name not in ("default", "mode")})
     config["bundle"] |= {"target": target, "mode": override.get("mode")}
     user = {"userName": USER, "short_name": SHORT_NAME}
-    config["workspace"] = {"root_path": f"/Workspace/Users/{USER}/.bundle/{config['bundle']['name']}/{target}"} | config.get("workspace", {})
+    config["workspace"] = {"root_path": f"/Workspace/Users/{USER}/.bundle/{config['bundle']['name']}/{target}"} | config.get(
+        "workspace", {}
+    )
     words = {"bundle": config["bundle"], "workspace": config["workspace"] | {"current_user": user}, "var": values}
     values.update(_replace(values, words, "variables"))
     config = _replace(config, words, "databricks.yml")
@@ -121,7 +123,9 @@ def _variables(config: Tree, of_target: Tree, given: Mapping[str, Any], target: 
     declared: Tree = config.get("variables", {})
     if unknown := sorted({*of_target, *given} - {*declared}):
         raise BundleError(f"target {target}: sets variable {', '.join(unknown)}, which nothing declares")
-    values = {name: body["default"] for name, body in declared.items() if body and body.get("default") is not None} | of_target | dict(given)
+    values = (
+        {name: body["default"] for name, body in declared.items() if body and body.get("default") is not None} | of_target | dict(given)
+    )
     if missing := sorted(set(declared) - set(values)):
         raise BundleError(f"target {target}: variable {', '.join(missing)} has no value: no default, none in the target, none given")
     return values
