@@ -44,8 +44,9 @@ deaths: setup ## kill (SIGKILL) a process of the line after each of its writes a
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
 
-docs: setup ## write the generated tables of README.md anew
+docs: setup ## write the generated tables of README.md and docs/databricks.md anew
 	@$(BIN)/python scripts/readme.py
+	@$(BIN)/python -m scripts.bundle.docs
 
 wheel: setup ## build the wheel into dist/
 	@sh scripts/wheel.sh

@@ -45,6 +45,11 @@ def targets(root: Path) -> list[str]:
     return list(_load(root / "databricks.yml").get("targets", {}))
 
 
+def declared_variables(root: Path) -> dict[str, Tree]:
+    variables: dict[str, Tree] = _with_includes(root)[0].get("variables", {})
+    return variables
+
+
 def resolve(root: Path, target: str, variables: Mapping[str, Any] | None = None) -> Resolved:
     """The target as it would be deployed by USER; `variables` as on the command line (`--var`). Raises BundleError."""
     config, folder = _with_includes(root)

@@ -18,9 +18,10 @@ from propensity_spark.cli import STAGES, _parser
 from propensity_spark.config import CONF_DIR, load_settings
 from scripts.bundle import quartz
 from scripts.bundle.__main__ import COMPUTE, main
+from scripts.bundle.docs import render
 from scripts.bundle.lint import lint, wheel_of
 from scripts.bundle.official import check
-from scripts.bundle.resolve import BundleError, Resolved, resolve, targets
+from scripts.bundle.resolve import BundleError, Resolved, declared_variables, resolve, targets
 
 ROOT = CONF_DIR.parent
 SERVERLESS = {"compute": "${var.on_serverless}"}
@@ -143,6 +144,27 @@ def test_the_default_of_as_of_is_an_instant_that_the_command_line_takes() -> Non
 
     retail = load_settings(CONF_DIR / "local.yml", "retail", ["as_of=null", "time_zone=America/New_York"], "/data")
     assert as_of_date(retail, "2025-03-01T03:00:00", datetime(2025, 3, 9, tzinfo=UTC)) == date(2025, 2, 27)
+
+
+def test_the_page_tells_every_variable() -> None:
+    page = (ROOT / "docs" / "databricks.md").read_text(encoding="utf-8")
+    assert render(page, ROOT) == page, "run `make docs`"
+    with pytest.raises(ValueError, match="expected the markers"):
+        render("# nothing", ROOT)
+
+
+def test_the_workflow_calls_targets_that_exist_and_holds_no_token() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    made = {run.split()[1] for run in runs if run.startswith("make ")}
+    known = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ": " in line and line[0].isalpha()}
+    assert {"lint", "types", "test", "wheel", "bundle-check"} <= made <= known
+    assert workflow["jobs"]["deploy"]["strategy"]["matrix"]["target"] == [name for name in targets(ROOT) if name != "dev"]
+    assert workflow["jobs"]["deploy"]["permissions"]["id-token"] == "write"
+    assert "secrets." not in text
+    variables = {name.removeprefix("BUNDLE_VAR_") for name in workflow["jobs"]["deploy"]["env"] if name.startswith("BUNDLE_VAR_")}
+    assert variables <= set(declared_variables(ROOT))
 
 
 # --- planted faults ----------------------------------------------------------------------------------------------
