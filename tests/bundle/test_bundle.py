@@ -162,7 +162,7 @@ def test_the_workflow_calls_targets_that_exist_and_holds_no_token() -> None:
     assert {"lint", "types", "test", "wheel", "bundle-check"} <= made <= known
     assert workflow["jobs"]["deploy"]["strategy"]["matrix"]["target"] == [name for name in targets(ROOT) if name != "dev"]
     assert workflow["jobs"]["deploy"]["permissions"]["id-token"] == "write"
-    assert "secrets." not in text
+    assert "${{ secrets." not in text
     variables = {name.removeprefix("BUNDLE_VAR_") for name in workflow["jobs"]["deploy"]["env"] if name.startswith("BUNDLE_VAR_")}
     assert variables <= set(declared_variables(ROOT))
 

@@ -209,6 +209,18 @@ def test_slots_are_cores_over_the_cores_of_a_task(conf: dict[str, str], slots: i
     assert platform.task_slots(types.SimpleNamespace(sparkContext=context)) == slots  # type: ignore[arg-type]
 
 
+def test_workers_follow_the_cluster_where_no_number_is_set() -> None:
+    from propensity_spark.train.fit import workers_of
+
+    context = types.SimpleNamespace(defaultParallelism=16, getConf=lambda: {"spark.task.cpus": "4"})
+    spark: Any = types.SimpleNamespace(sparkContext=context)
+    train = settings().train
+    assert workers_of(train.model_copy(update={"num_workers": None}), spark) == 4
+    assert workers_of(train.model_copy(update={"num_workers": 3}), spark) == 3
+    with pytest.raises(ConfigurationError, match="5 workers must run at once, Spark has 4 task slots"):
+        workers_of(train.model_copy(update={"num_workers": 5}), spark)
+
+
 def test_a_model_is_created_only_when_the_registry_says_that_there_is_none() -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
