@@ -8,10 +8,10 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths bench docs wheel lock clean
+.PHONY: help setup run test check lint types unit deaths bench docs wheel bundle-check lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1 - \2/'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
 	@echo '  make run [DATASET=stocks|sp500|retail] [DATA=folder] [AS_OF=YYYY-MM-DD] [SCORE_ONLY=1] [SET="key=value ..."]'
 
 setup: ## virtual environment from requirements.lock, JVM jars from jars.lock
@@ -44,12 +44,16 @@ deaths: setup ## kill (SIGKILL) a process of the line after each of its writes a
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
 
-docs: setup ## write the generated tables of README.md anew
+docs: setup ## write the generated tables of README.md and docs/databricks.md anew
 	@$(BIN)/python scripts/readme.py
+	@$(BIN)/python -m scripts.bundle.docs
 
 wheel: setup ## build the wheel into dist/
-	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --wheel-dir dist .
+	@sh scripts/wheel.sh
 	@ls dist/*.whl
+
+bundle-check: setup ## the Databricks bundle, every target: official packages and a lint of our own, no workspace needed
+	@$(BIN)/python -m scripts.bundle
 
 lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
 	@sed -n '/^[^#]/q;p' requirements.lock > .requirements.header

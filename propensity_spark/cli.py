@@ -6,31 +6,34 @@ Exit codes: 0 done; 1 the line stopped and says why; 2 the caller's settings or 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import yaml
 from rich.console import Console
 
 from propensity_spark import __version__
+from propensity_spark.as_of import as_of_date, days_between
 from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings
 from propensity_spark.console import LineProgress, Result, closing_facts, closing_table
-from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing
+from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing, WrongVersion
 from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
+from propensity_spark.platform import hand_over, is_connect, on_databricks, takes_values
+from propensity_spark.run import Outcome
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from propensity_spark.run import Outcome, Stage
+    from propensity_spark.run import Stage
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # before `start_logging`, errors are printed and nothing more
@@ -44,6 +47,7 @@ COMMANDS = {
     "verify": "hold a published run against its manifest",
     "feed": "serve the simulated market over the feed's API until interrupted",
     "settings": "print the merged settings",
+    "dates": "print the dates of a range, as what a job's for-each task goes over",
 }
 
 
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `propensity`. Returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return _verify(options) if options.command == "verify" else _with_settings(options)
+        return (_WITHOUT_SETTINGS.get(options.command) or _with_settings)(options)
     except KeyboardInterrupt:
         _show("interrupted; the same command continues where it stopped", stderr=True)
         return 130
@@ -68,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_settings(options: argparse.Namespace) -> int:
+    if options.expect_version not in (None, __version__):
+        raise WrongVersion(
+            f"--expect-version {options.expect_version}: the installed propensity-spark is {__version__}; deploy the bundle again, "
+            "which builds the wheel anew and sets the version in databricks.yml (variable code_version)"
+        )
     settings = load_settings(options.conf, options.dataset, [*options.set, *_words(options.settings)], options.data)
     if options.command == "settings":
         _show(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
@@ -99,21 +108,6 @@ def stage_main(stage: str) -> None:
         sys.exit(code)
 
 
-def as_of_date(settings: Settings, given: str | None, now: datetime) -> date:
-    """`given`, else the setting `as_of`, else yesterday in the data set's time zone. A day that has not begun there is refused."""
-    today = now.astimezone(ZoneInfo(settings.time_zone)).date()
-    if given is None:
-        day = settings.as_of or today - timedelta(days=1)
-    else:
-        try:
-            day = date.fromisoformat(given)
-        except ValueError as error:
-            raise ConfigurationError(f"--as-of {given!r}: expected a date such as 2024-12-31") from error
-    if day > today:
-        raise ConfigurationError(f"as-of date {day}: lies in the future; expected at most {today}, today in {settings.time_zone}")
-    return day
-
-
 def require_data(settings: Settings) -> None:
     """Raise when a source lies under the data folder and the folder was not given or does not hold it."""
     for target, sources in settings.sources.items():
@@ -135,10 +129,19 @@ def require_data(settings: Settings) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--conf", default=str(CONF_DIR / "local.yml"), help="settings of the environment (default: %(default)s)")
+    common.add_argument(
+        "--conf",
+        default=str(CONF_DIR / "local.yml"),
+        help="settings of the environment, a file or its name (default: %(default)s)",
+    )
     common.add_argument("--dataset", default="stocks", help="a file in conf/datasets (default: %(default)s)")
     common.add_argument("--data", help="folder that the data set's YAML calls {data}")
-    common.add_argument("--as-of", metavar="YYYY-MM-DD", help="as-of date (default: the setting as_of, else yesterday)")
+    common.add_argument(
+        "--as-of",
+        metavar="YYYY-MM-DD",
+        help="as-of date; an instant: its yesterday (default: the setting, else yesterday)",
+    )
+    common.add_argument("--expect-version", metavar="X.Y.Z", help="stop unless this version of propensity is installed")
     common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
     common.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text, split as a shell splits words")
     common.add_argument("--verbose", action="store_true", help="Spark's and every library's messages, and tracebacks")
@@ -146,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {
-        name: commands.add_parser(name, parents=[] if name == "verify" else [common], help=text, description=text)
+        name: commands.add_parser(name, parents=[] if name in _WITHOUT_SETTINGS else [common], help=text, description=text)
         for name, text in COMMANDS.items()
     }
     parsers["run"].add_argument("--stages", metavar="A,B", help=f"some of {','.join(STAGES)}")
@@ -154,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
     parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
     parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    parsers["dates"].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help="first date")
+    parsers["dates"].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help="last date, included")
     parsers["verify"].add_argument("uri", help="folder or s3a:// prefix that was published to")
     parsers["verify"].add_argument("--as-of", metavar="YYYY-MM-DD", help="only this date (default: every published one)")
     return parser
@@ -184,9 +189,10 @@ def _session(settings: Settings, verbose: bool) -> SparkSession:
     """The Spark session; unless `verbose`, whatever its JVM has to say goes to `spark.log` beside our own log."""
     from propensity_spark.session import get_session
 
-    with nullcontext() if verbose else stderr_to(log_folder(settings) / "spark.log"):
+    # On Databricks the JVM runs already and its messages are the driver's own.
+    with nullcontext() if verbose or on_databricks() else stderr_to(log_folder(settings) / "spark.log"):
         spark = get_session(settings.spark)
-    if verbose:
+    if verbose and not is_connect(spark):
         spark.sparkContext.setLogLevel("WARN")
     return spark
 
@@ -217,12 +223,19 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
         from propensity_spark.tables import Lake
 
         stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
+        lake = Lake(spark, settings.lake)
+        lake.require_schema()
+
+        def recorded() -> dict[str, Outcome]:
+            return {name: outcome_of(last) for name, last in last_successes(lake).items()}
+
         progress.start()
         for stage, outcome, seconds in run_line(spark, settings, as_of, stages, progress.say):
             ran.append((stage, outcome, seconds))
+            if takes_values():
+                hand_over(spark, _answers(settings, outcome or recorded().get(stage.name)))
             progress.finish(outcome, seconds)
-        rested = any(outcome is None for _, outcome, _ in ran)
-        earlier = {name: outcome_of(last) for name, last in last_successes(Lake(spark, settings.lake)).items()} if rested else {}
+        earlier = recorded() if any(outcome is None for _, outcome, _ in ran) else {}
     results = [Result(stage.name, outcome or earlier.get(stage.name), seconds, rested=outcome is None) for stage, outcome, seconds in ran]
     console = Console()
     if not console.is_terminal:
@@ -231,6 +244,16 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     for line in closing_facts(results):
         _show(line)
     return 0
+
+
+def _answers(settings: Settings, outcome: Outcome | None) -> dict[str, str]:
+    """What the conditions of a job ask: each fact up to its colon (`retrain`: yes or no), and whether there is a champion."""
+    if not takes_values():
+        return {}
+    from propensity_spark.models import champion_version
+
+    facts = {name: text.partition(":")[0] for name, text in (outcome.facts if outcome else {}).items() if name.isidentifier()}
+    return {**facts, "has_champion": "yes" if champion_version(settings) else "no"}
 
 
 def _feed(settings: Settings, as_of: date, port: int) -> int:
@@ -247,3 +270,13 @@ def _verify(options: argparse.Namespace) -> int:
         held = f"{run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}"
         _show(f"as_of_date={run.as_of_date} run_id={run.run_id}: {held}: as its manifest says")
     return 0
+
+
+def _dates(options: argparse.Namespace) -> int:
+    dates = [str(day) for day in days_between(options.start, options.end, datetime.now(UTC))]
+    hand_over(None, {"dates": dates})
+    _show(json.dumps(dates))
+    return 0
+
+
+_WITHOUT_SETTINGS: dict[str, Callable[[argparse.Namespace], int]] = {"verify": _verify, "dates": _dates}

@@ -25,6 +25,8 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Settings: in a wheel inside the package, in a checkout beside it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope"), True) | {"evaluate": {"refused"}}
+"""Settings that say where things are or what is told to whom, and so change no result."""
 
 
 def _safe_name(value: str) -> str:
@@ -79,6 +81,12 @@ class LakeSettings(Section):
     root: Location
     catalog: Name | None = None
     schema_name: Name | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> LakeSettings:
+        if (self.catalog is None) != (self.schema_name is None):
+            raise ValueError("expected lake.catalog and lake.schema_name together, or neither (then tables are folders under lake.root)")
+        return self
 
 
 class PublishSettings(Section):
@@ -154,18 +162,24 @@ class SamplingSettings(Section):
 
 
 class TrainSettings(Section):
-    """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice."""
+    """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
+
+    `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only.
+    """
 
     rounds: Positive = 200
     early_stopping_rounds: Positive = 20
-    num_workers: Positive = 1
+    num_workers: Positive | None = 1
     params: dict[str, Any] = {}
     candidates: tuple[dict[str, Any], ...] = ()
     seed: int = 7
 
 
 class EvaluateSettings(Section):
-    """`new_user_days`: a user whose first event is fewer days before D counts as new in the report."""
+    """`new_user_days`: a user whose first event is fewer days before D counts as new in the report.
+
+    `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
+    """
 
     bootstrap_rounds: Positive = 200
     bins: Positive = 2000
@@ -176,6 +190,7 @@ class EvaluateSettings(Section):
     auc_margin_over_champion: float = 0.0
     max_calibration_error: Share = 0.05
     top_k: tuple[Positive, ...] = (1, 5, 10)
+    refused: Literal["report", "fail"] = "report"
 
 
 class ScoreSettings(Section):
@@ -326,6 +341,7 @@ class Settings(Section):
     time_zone: Zone = "UTC"
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     calendar: str | None = None
+    secret_scope: Name | None = None
     lake: LakeSettings
     publish: PublishSettings
     spark: SparkSettings = SparkSettings()
@@ -352,7 +368,7 @@ class Settings(Section):
 
     def config_hash(self) -> str:
         """First 16 hex digits of SHA-256 over every setting that can change a result (not: where things are, how big the JVM)."""
-        body = self.model_dump(mode="json", exclude={"spark", "lake", "publish", "mlflow", "as_of", "data"})
+        body = self.model_dump(mode="json", exclude=_WHERE)
         for source in (source for sources in body["sources"].values() for source in sources if "path" in source):
             source["path"] = source["path"].removeprefix(self.data or "").removeprefix(self.lake.root)
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
@@ -367,6 +383,8 @@ def load_settings(
 ) -> Settings:
     """Merge base → environment → data set → `key=value` overrides and check the result.
 
+    `environment` is a file, or the name of one in `conf_dir`, such as `databricks` (which a wheel brings along).
+
     Inside any text value `{dataset}` and `{data}` become the data set's name and the folder given as `data`, and
     `{lake_root}` the lake's root.
     Raises ConfigurationError that names the file and key.
@@ -377,7 +395,7 @@ def load_settings(
         raise ConfigurationError(f"unknown data set {dataset!r}: expected one of {known} (files in {conf_dir / 'datasets'})")
     merged: dict[str, Any] = {"dataset": dataset}
     origin: dict[str, str] = {}
-    for path in (conf_dir / "base.yml", Path(environment), dataset_file):
+    for path in (conf_dir / "base.yml", _environment_file(environment, conf_dir), dataset_file):
         _merge(merged, _read_yaml(path), str(path), origin)
     for override in overrides:
         _merge(merged, _parse_override(override), f"--set {override}", origin)
@@ -390,6 +408,11 @@ def load_settings(
         return Settings.model_validate(_substitute(merged, {"lake_root": lake.get("root") if isinstance(lake, dict) else None}))
     except ValidationError as error:
         raise ConfigurationError(_explain(error, origin)) from error
+
+
+def _environment_file(environment: Path | str, conf_dir: Path) -> Path:
+    named = conf_dir / f"{environment}.yml"
+    return named if _NAME.fullmatch(str(environment)) and named.is_file() else Path(environment)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -23,6 +23,12 @@ class EnvironmentMissing(PropensityError):
     exit_code = 2
 
 
+class CatalogMissing(PropensityError):
+    """The Unity Catalog schema that holds the tables does not exist or may not be used."""
+
+    exit_code = 2
+
+
 class TableMissing(PropensityError):
     """A stage reads a table that no earlier stage has written yet."""
 
@@ -65,6 +71,16 @@ class OneClassOnly(PropensityError):
 
 class FeatureMismatch(PropensityError):
     """The model and the feature table do not know the same features."""
+
+
+class ChallengerRefused(PropensityError):
+    """The challenger did not pass the gates of evaluate; the champion, if there is one, stays."""
+
+
+class WrongVersion(PropensityError):
+    """The installed package is not the version that the job was deployed with."""
+
+    exit_code = 2
 
 
 class NoChampion(PropensityError):

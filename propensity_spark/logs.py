@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from propensity_spark.config import Settings
+from propensity_spark.platform import on_databricks
 
 MAX_BYTES = 10_000_000
 _FIELDS: ContextVar[Mapping[str, str]] = ContextVar("log_fields", default={})  # noqa: B039 (never changed in place)
@@ -54,21 +56,32 @@ def log_fields(**fields: str) -> Iterator[None]:
 
 
 def log_folder(settings: Settings) -> Path:
-    """`<lake.root>/logs`, or `logs/<dataset>` under the current folder when the lake is not on this machine's disk."""
+    """`<lake.root>/logs`, or `logs/<dataset>` under the current folder when the lake is not on this machine's disk.
+
+    On Databricks `logs/<dataset>` in the driver's temporary folder: a volume takes no appended lines.
+    """
     root = settings.lake.root
-    folder = Path("logs") / settings.dataset if re.match(r"[A-Za-z][\w+.-]+:/", root) else Path(root) / "logs"
+    if on_databricks():
+        folder = Path(tempfile.gettempdir()) / "propensity" / "logs" / settings.dataset
+    else:
+        folder = Path("logs") / settings.dataset if re.match(r"[A-Za-z][\w+.-]+:/", root) else Path(root) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def start_logging(folder: Path, verbose: bool) -> None:
-    """Send all logs to `<folder>/propensity.log` (INFO and above of this package, warnings of others); `verbose`: to stderr too."""
+    """Send all logs to `<folder>/propensity.log` (INFO and above of this package, warnings of others); `verbose`: to stderr too.
+
+    On Databricks always to stderr too, as JSON lines: the job keeps that, while the driver's disk goes with the cluster.
+    """
     file = RotatingFileHandler(folder / "propensity.log", maxBytes=MAX_BYTES, backupCount=5, encoding="utf-8")
     file.setFormatter(JsonLines())
     handlers: list[logging.Handler] = [file]
-    if verbose:
+    if verbose or on_databricks():
         handlers.append(logging.StreamHandler())
-    else:
+        if on_databricks():
+            handlers[-1].setFormatter(JsonLines())
+    if not verbose:
         _quiet_libraries()
     logging.basicConfig(level=logging.WARNING, handlers=handlers, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("propensity_spark").setLevel(logging.INFO)

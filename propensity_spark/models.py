@@ -43,7 +43,8 @@ def registered(settings: Settings, fingerprint: str) -> str | None:
     """The version made from exactly these inputs, settings and code, now the challenger again; None when there is none."""
     client = _client(settings)
     name = settings.mlflow.model_name
-    same = [found for found in client.search_model_versions(f"name = '{name}'") if found.tags.get(_FINGERPRINT) == fingerprint]
+    known = [client.get_model_version(name, found.version) for found in client.search_model_versions(f"name = '{name}'")]
+    same = [found for found in known if found.tags.get(_FINGERPRINT) == fingerprint]  # Unity Catalog's search tells no tags
     if not same:
         return None
     version = str(min(int(found.version) for found in same))
@@ -87,8 +88,7 @@ def register(
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=["numpy", "pandas", "pydantic", "pyyaml", "xgboost"],
         )
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+        _create_if_missing(client, name)
         tags = {_FINGERPRINT: fingerprint, "grain": model.grain, "train_from": str(model.train_from), "train_to": str(model.train_to)}
         created = client.create_model_version(name, logged.model_uri, run.info.run_id, tags, model_id=logged.model_id)
     client.set_registered_model_alias(name, CHALLENGER, created.version)
@@ -169,6 +169,18 @@ def _embedded_database(settings: Settings) -> Path:
             f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}; set a tracking server"
         )
     return Path(root).resolve() / "mlflow" / "mlflow.db"
+
+
+def _create_if_missing(client: MlflowClient, name: str) -> None:
+    """Unity Catalog cannot be searched by name, so the model is asked for."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
 
 
 def _experiment(client: MlflowClient, settings: Settings) -> str:

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from propensity_spark.config import SparkSettings
 from propensity_spark.errors import EnvironmentMissing
 from propensity_spark.java import require_java
+from propensity_spark.platform import on_databricks
 
 JARS_DIR = Path(__file__).resolve().parent.parent / ".jars"
 
@@ -20,11 +21,13 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
 
     Nothing is asked of the network: jars come from `.jars` (see `make setup`).
     """
-    builder = SparkSession.builder.appName(app_name)
     if settings.master is None:
+        # Serverless refuses every setting but a few; the time zone is one of those it takes, the application's name is not.
+        builder = SparkSession.builder if on_databricks() else SparkSession.builder.appName(app_name)
         session = builder.getOrCreate()
         session.conf.set("spark.sql.session.timeZone", "UTC")
         return session
+    builder = SparkSession.builder.appName(app_name)
     require_java()
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     jars_dir = Path(settings.jars_dir) if settings.jars_dir else JARS_DIR

@@ -20,7 +20,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from propensity_spark.config import LakeSettings
-from propensity_spark.errors import SchemaMismatch, TableMissing
+from propensity_spark.errors import CatalogMissing, SchemaMismatch, TableMissing
 from propensity_spark.schemas import Column, Table
 
 
@@ -38,8 +38,27 @@ class Lake:
     def location(self, table: Table) -> str:
         """`<root>/<layer>/<table>`, or `<catalog>.<schema>.<layer>_<table>`."""
         if self.settings.catalog:
-            return f"{self.settings.catalog}.{self.settings.schema_name}.{table.layer}_{table.name}"
+            return f"{self._schema}.{table.layer}_{table.name}"
         return f"{self.root}/{table.layer}/{table.name}"
+
+    @property
+    def _schema(self) -> str:
+        return ".".join(f"`{name}`" if "-" in name else name for name in (self.settings.catalog or "", self.settings.schema_name or ""))
+
+    def require_schema(self) -> None:
+        """Raises CatalogMissing when the configured Unity Catalog schema is not there, or is not for us to use."""
+        if self.settings.catalog is None:
+            return
+        reason = "it does not exist, or USE CATALOG and USE SCHEMA are not granted"
+        try:
+            if self.spark.catalog.databaseExists(self._schema):
+                return
+        except PySparkException as error:
+            reason = str(error).splitlines()[0]
+        raise CatalogMissing(
+            f"{self._schema} (lake.catalog, lake.schema_name): expected a schema of Unity Catalog, and {reason}; the catalog is an "
+            "administrator's to create, the schema is created by `databricks bundle deploy`"
+        )
 
     def exists(self, table: Table) -> bool:
         if self.settings.catalog:

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.evaluate.metrics import METRICS, estimate, find_edges, roc_auc, tally
+from propensity_spark.platform import keep, release
 
 
 def ceiling(scored: DataFrame, truth: DataFrame, key: list[str], *, bins: int, rounds: int, seed: int) -> dict[str, Any] | None:
@@ -24,7 +25,7 @@ def ceiling(scored: DataFrame, truth: DataFrame, key: list[str], *, bins: int, r
     understated a little.
     """
     known = truth.select(*key, F.col("probability").alias("truth"), "standard_error")
-    pairs = scored.select(*key, "label", "probability").join(known, key, "inner").persist()
+    pairs = keep(scored.select(*key, "label", "probability").join(known, key, "inner"))
     try:
         facts = pairs.agg(
             F.count("*"), F.count_distinct("user_id"), F.sum("label"), F.avg("standard_error"), F.avg(F.col("standard_error") ** 2)
@@ -35,7 +36,7 @@ def ceiling(scored: DataFrame, truth: DataFrame, key: list[str], *, bins: int, r
         edges = find_edges(pairs, ["truth", "probability"], bins)
         tallies = tally(pairs, edges, rounds, seed)
     finally:
-        pairs.unpersist()
+        release(pairs)
     share = (roc_auc(tallies["probability"]) - 0.5) / (roc_auc(tallies["truth"]) - 0.5)
     return {
         "rows": rows,

@@ -14,6 +14,7 @@ from propensity_spark.evaluate.explain import explain
 from propensity_spark.evaluate.gates import Decision, decide
 from propensity_spark.evaluate.results import SCORES, evaluate
 from propensity_spark.features.registry import FEATURES
+from propensity_spark.platform import keep, release
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
 from propensity_spark.score import PROBABILITY, with_probability
@@ -52,14 +53,14 @@ def assess(
     rival = None if champion is None or champion.version == challenger.version else champion
     wide = with_baseline(scored_test(test, challenger, rival, options.new_user_days), baseline)
     probabilities = [name for name in wide.columns if name in SCORES.values()]
-    scored = wide.select(*key, "label", "is_new_user", *probabilities).persist()
+    scored = keep(wide.select(*key, "label", "is_new_user", *probabilities))
     try:
         threshold = challenger.threshold if settings.score.threshold is None else settings.score.threshold
         found = evaluate(scored, bought, grain=settings.grain, base_rate=baseline.base_rate, threshold=threshold, settings=options)
         limits = {"bins": options.bins, "rounds": options.bootstrap_rounds, "seed": options.seed}
         reached = None if truth is None else ceiling(scored, truth, key, **limits)
     finally:
-        scored.unpersist()
+        release(scored)
     differences = found["differences"]
     decision = decide(
         options,

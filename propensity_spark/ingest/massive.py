@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import os
@@ -24,24 +23,24 @@ from requests.adapters import HTTPAdapter
 
 from propensity_spark.config import MassiveSource
 from propensity_spark.errors import EnvironmentMissing, FeedError
+from propensity_spark.platform import secret
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def api_key(source: MassiveSource, spark: SparkSession) -> str:
+def api_key(source: MassiveSource, spark: SparkSession | None, scope: str | None = None) -> str:
     """The key from the Databricks secret scope when one is configured, else from the environment variable.
 
+    `scope`: the one of the whole run, for a source that names a `secret_key` and no scope of its own.
     Raises EnvironmentMissing, which never shows the key itself.
     """
-    if source.secret_scope and source.secret_key:
-        where = f"secret {source.secret_scope}/{source.secret_key}"
+    scope = source.secret_scope or scope
+    if scope and source.secret_key:
+        where = f"secret {scope}/{source.secret_key}"
         try:
-            dbutils = importlib.import_module("pyspark.dbutils").DBUtils(spark)
-        except ImportError as error:
-            raise EnvironmentMissing(
-                f"{source.name}: {where} needs Databricks; elsewhere leave secret_scope out and set {source.api_key_env}"
-            ) from error
-        key = str(dbutils.secrets.get(source.secret_scope, source.secret_key)).strip()
+            key = secret(spark, scope, source.secret_key)
+        except EnvironmentMissing as error:
+            raise EnvironmentMissing(f"{source.name}: {error}") from error
     else:
         where = f"environment variable {source.api_key_env}"
         key = os.environ.get(source.api_key_env, "").strip()

@@ -6,7 +6,9 @@ makes moving `_CURRENT` safe: a rename under a lock locally, a conditional PUT o
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -17,6 +19,11 @@ from typing import BinaryIO, TypeAlias
 
 from propensity_spark.errors import ConfigurationError, PublishConflict
 from propensity_spark.publish.s3 import S3Store
+
+log = logging.getLogger(__name__)
+
+_NOT_SUPPORTED = (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+"""What a mounted object store, such as a Databricks volume, may say to a lock or to forcing a folder to the disk."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,18 @@ def _lock_or_refuse(handle: int, folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise PublishConflict(f"{folder}: another process is publishing this date; wait for it and run publish again") from error
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        log.warning("%s: its file system has no locks; nothing here keeps two publishers of one date apart", folder)
 
 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
     finally:
         os.close(handle)

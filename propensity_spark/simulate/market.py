@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -82,9 +83,10 @@ class Market:
 
     def save(self, path: Path) -> None:
         """Write as .npz, atomically."""
+        body = io.BytesIO()  # a zip archive is written back and forth, which a volume does not take
+        np.savez(body, **{field.name: getattr(self, field.name) for field in fields(self)})
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as out:
-            np.savez(out, **{field.name: getattr(self, field.name) for field in fields(self)})
+        partial.write_bytes(body.getvalue())
         partial.replace(path)
 
     @staticmethod

@@ -10,11 +10,13 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
+from propensity_spark.errors import ChallengerRefused
 from propensity_spark.evaluate import context, report
 from propensity_spark.evaluate.heldout import assess
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
 from propensity_spark.label import purchases
 from propensity_spark.models import CHALLENGER, champion_version, load, log_evaluation, promote, version_of
+from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
 from propensity_spark.simulate.truth import write_truth
@@ -28,8 +30,8 @@ def _execute(run: Run) -> Outcome:
     test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
     dates = [row["as_of_date"] for row in test_dates.collect()]
     population = lake.read(USER_FEATURES).select("user_id", "as_of_date")
-    every = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of).persist()
-    bought = every.join(population, ["user_id", "as_of_date"], "left_semi").persist()
+    every = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
+    bought = keep(every.join(population, ["user_id", "as_of_date"], "left_semi"))
     champion = load(settings, rival) if rival else None
     truth = _truth(run, dates)
     sections, decision = assess(training_set, bought, challenger=challenger, champion=champion, settings=settings, truth=truth)
@@ -43,11 +45,13 @@ def _execute(run: Run) -> Outcome:
         "drift": context.drift(lake.read_or_empty(DRIFT), run.as_of),
         "notes": context.notes(settings, found, every.count() - bought.count()),
     }
-    every.unpersist()
-    bought.unpersist()
+    release(every)
+    release(bought)
     where = _write(run, numbers, challenger.version)
     if decision.promotes:  # last, so that a run killed before it decides again on the same ground
         promote(settings, challenger.version)
+    elif decision.outcome == "kept" and settings.evaluate.refused == "fail":
+        raise ChallengerRefused(f"{decision.sentence}. Report: {where}")
     facts = report.facts(numbers) | {"champion": decision.sentence, "report": where}
     return Outcome(found["rows"], found["rows"], note=decision.sentence, facts=facts)
 

@@ -19,6 +19,7 @@ from propensity_spark.features.pending import Change, Success, pending_dates
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
+from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
 from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
@@ -89,8 +90,8 @@ def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
     """Write gold/user_features and, at grain user_item, gold/user_item_features for the dates."""
     activity, items, users = run.lake.read(ACTIVITY), _configured(run, ITEMS), _configured(run, USERS)
     grid = Grid(tuple(dates))
-    events = live_events(activity, grid).persist()
-    spending = sector_spending(events, items, grid).persist()
+    events = keep(live_events(activity, grid))
+    spending = keep(sector_spending(events, items, grid))
     try:
         levels = run.settings.features.risk_levels
         _replace(run, user_features(events, activity, users, spending, grid=grid, risk_levels=levels), USER_FEATURES, dates)
@@ -98,8 +99,8 @@ def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
             known = item_dates(events, items, grid)
             _replace(run, user_item_features(events, known, spending, grid, run.settings.candidates), USER_ITEM_FEATURES, dates)
     finally:
-        spending.unpersist()
-        events.unpersist()
+        release(spending)
+        release(events)
 
 
 def _write_market(run: Run, dates: Sequence[date]) -> None:

@@ -34,7 +34,7 @@ def _download(run: Run, sources: SourceByName) -> None:
             limit = CallLimit(source.calls_per_minute)
             client = MassiveClient(
                 base_url,
-                api_key(source, run.spark),
+                api_key(source, run.spark, run.settings.secret_scope),
                 limit,
                 source.parallel,
                 timeout_seconds=source.timeout_seconds,

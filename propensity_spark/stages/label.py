@@ -12,6 +12,7 @@ from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
 from propensity_spark.label import labels, purchases, require_both_classes, sampled
+from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import training_dates
 from propensity_spark.schemas import ACTIVITY, Table
@@ -24,13 +25,13 @@ def _execute(run: Run) -> Outcome:
     slices = split_dates(settings, training_dates(settings, first_event, run.as_of), first_event, run.as_of)
     dates = [day for days in slices.values() for day in days]
     # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
-    bought = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of).persist()
+    bought = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
     bought.count()
     table = training_set_table(settings.grain, settings.has_market)
     try:
         lake.overwrite(_training_set(run, slices, dates, bought), table)
     finally:
-        bought.unpersist()
+        release(bought)
     counts = require_both_classes(lake.read(table))
     rows_in = _rows(run, dates).count()
     note = ", ".join(f"{name} {counts[name]:,} rows ({days[0]} to {days[-1]})" for name, days in slices.items())

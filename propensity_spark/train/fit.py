@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from xgboost.spark import SparkXGBClassifier
 
 from propensity_spark.config import TrainSettings
 from propensity_spark.errors import ConfigurationError
+from propensity_spark.platform import task_slots
 
 VALIDATION = "is_validation"
 
@@ -47,17 +48,23 @@ def arranged(training_set: DataFrame, features: Sequence[str], key: Sequence[str
     )
 
 
+def workers_of(train: TrainSettings, spark: SparkSession) -> int:
+    """How many XGBoost workers to train with. Raises ConfigurationError when Spark could never run that many at once."""
+    slots = task_slots(spark)
+    if train.num_workers is not None and train.num_workers > slots:
+        raise ConfigurationError(
+            f"train.num_workers: {train.num_workers} workers must run at once, Spark has {slots} task slots; set at most that, "
+            "or null for as many as there are"
+        )
+    return train.num_workers or slots
+
+
 def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, overrides: Mapping[str, Any] | None = None) -> Fitted:
     """Fit on `arranged` rows (cached by the caller: XGBoost reads them more than once), stopping early on validation log loss.
 
-    Each worker has `spark.task.cpus` threads, so several workers are what uses several cores. Raises ConfigurationError
-    when Spark could never run that many at once.
+    Each worker has `spark.task.cpus` threads, so several workers are what uses several cores.
     """
-    slots = rows.sparkSession.sparkContext.defaultParallelism
-    if train.num_workers > slots:
-        raise ConfigurationError(
-            f"train.num_workers: {train.num_workers} workers must run at once, Spark has {slots} task slots; set at most that"
-        )
+    workers = workers_of(train, rows.sparkSession)
     params = {"tree_method": "hist", **train.params, **(overrides or {})}
     logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
     estimator = SparkXGBClassifier(
@@ -65,7 +72,7 @@ def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, override
         label_col="label",
         weight_col="sample_weight",
         validation_indicator_col=VALIDATION,
-        num_workers=train.num_workers,
+        num_workers=workers,
         n_estimators=train.rounds,
         early_stopping_rounds=train.early_stopping_rounds,
         eval_metric="logloss",

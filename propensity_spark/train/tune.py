@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pyspark.sql import DataFrame
 
 from propensity_spark.config import TrainSettings
-from propensity_spark.train.fit import Fitted, arranged, fit
+from propensity_spark.train.fit import Fitted, arranged, fit, workers_of
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def tune(training_set: DataFrame, features: Sequence[str], key: Sequence[str], t
 
     The rows are arranged and cached once for all fits. Equal losses: the earlier candidate wins.
     """
-    rows = arranged(training_set, features, key, train.num_workers).persist()
+    rows = arranged(training_set, features, key, workers_of(train, training_set.sparkSession)).persist()
     try:
         trials = []
         for overrides in train.candidates or ({},):

@@ -17,6 +17,7 @@ from pyspark.sql import types as T
 
 from propensity_spark.config import MassiveSource, Source
 from propensity_spark.errors import ConfigurationError
+from propensity_spark.platform import is_connect
 from propensity_spark.schemas import Table
 from propensity_spark.validate.payload import identifiers
 
@@ -110,13 +111,17 @@ def _evaluate(fields: DataFrame, source: Source, texts: Mapping[str, str]) -> Da
 
 @contextmanager
 def _ansi_off(spark: SparkSession) -> Iterator[None]:
-    """Expressions take the mode in force when they are resolved, and a select resolves at once."""
+    """Expressions take the mode in force when they are resolved: by a select at once, by Spark Connect when the plan runs.
+
+    There the mode stays off for the rest of the process, which on Databricks is this one stage's.
+    """
     before = spark.conf.get("spark.sql.ansi.enabled")
     spark.conf.set("spark.sql.ansi.enabled", "false")
     try:
         yield
     finally:
-        spark.conf.set("spark.sql.ansi.enabled", str(before))
+        if not is_connect(spark):
+            spark.conf.set("spark.sql.ansi.enabled", str(before))
 
 
 def _typed(raw: Column, found: T.DataType, kind: T.DataType, zone: str | None, date_zone: str) -> tuple[Column, Column]:

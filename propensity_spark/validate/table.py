@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
+from propensity_spark import platform
 from propensity_spark.errors import ConfigurationError, GateFailed
 from propensity_spark.run import Run
 from propensity_spark.schemas import SILVER, Table
@@ -32,7 +33,7 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
         batch = next_batch(run, table, new.get(table.name, {}))
         if batch.is_empty:
             continue
-        settled = judge(run, batch).persist(StorageLevel.MEMORY_AND_DISK)
+        settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
         try:
             found[table.name] = measured = profile(run, settled, batch, earlier.get(table.name))
             _keep_rejected(run, settled, batch, measured)
@@ -41,7 +42,7 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
                 break
             _bring_up_to_date(run, settled, batch, measured)
         finally:
-            settled.unpersist()
+            platform.release(settled)
         done.append(batch)
         if measured.is_news:
             run.say(measured.described(table))
@@ -64,13 +65,13 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
     batch = held_batch(run, SILVER[table], reason)
     if batch.is_empty:
         return None
-    settled = judge(run, batch).persist(StorageLevel.MEMORY_AND_DISK)
+    settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
     try:
         found = profile(run, settled, batch, None)
         _keep_rejected(run, settled, batch, found)
         _bring_up_to_date(run, settled, batch, found)
     finally:
-        settled.unpersist()
+        platform.release(settled)
     return found
 
 
