@@ -8,7 +8,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths bench docs wheel bundle-check lock clean
+.PHONY: help setup run test check lint types unit deaths bench docs wheel bundle-check bundle-replay lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -23,7 +23,7 @@ run: setup ## the whole line on one data set, from its sources to published scor
 	@$(BIN)/propensity run --conf "$$CONF" --dataset "$$DATASET" $${DATA:+--data "$$DATA"} $${AS_OF:+--as-of "$$AS_OF"} \
 	  $${SCORE_ONLY:+--score-only} $${SET:+--settings "$$SET"} $${ARGS:-}
 
-test: setup ## every test, with branch coverage of the package
+test: setup ## every test but the replay of the deployed jobs, with branch coverage of the package
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
 
 check: lint types unit ## lint, types and unit tests
@@ -51,6 +51,9 @@ docs: setup ## write the generated tables of README.md and docs/databricks.md an
 wheel: setup ## build the wheel into dist/
 	@sh scripts/wheel.sh
 	@ls dist/*.whl
+
+bundle-replay: setup ## the deployed jobs on local Spark by the wheel's entry points, and by spark-submit on a standalone cluster (minutes)
+	@$(BIN)/python -m pytest -m replay tests/databricks --durations=5 $${ARGS:-}
 
 bundle-check: setup ## the Databricks bundle, every target: official packages and a lint of our own, no workspace needed
 	@$(BIN)/python -m scripts.bundle

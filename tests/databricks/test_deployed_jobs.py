@@ -159,6 +159,7 @@ def test_backfill_is_a_day_for_each_date(jobs: dict[str, dict[str, Any]], tmp_pa
     assert not [step for step in steps if "/retrain/" in step.name], "a backfill trains nothing"
 
 
+@pytest.mark.replay
 @pytest.mark.skipif(not JARS, reason="no JVM jars in .jars: run `make setup`")
 def test_by_the_entry_points_of_the_wheel(python: Path, jobs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     replay = Replay(WheelTasks(python, tmp_path / "work"), tmp_path, datetime.now(UTC), jobs)
@@ -166,6 +167,7 @@ def test_by_the_entry_points_of_the_wheel(python: Path, jobs: dict[str, dict[str
     published(tmp_path)
 
 
+@pytest.mark.replay
 @pytest.mark.skipif(not JARS, reason="no JVM jars in .jars: run `make setup`")
 def test_by_spark_submit_on_a_standalone_cluster(python: Path, jobs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """Two workers of one core: XGBoost trains on both at once, in barrier mode."""
