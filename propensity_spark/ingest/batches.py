@@ -126,7 +126,8 @@ def _require_whole(run: Run, batches: list[Batch]) -> None:
         rows, written = sum(d.rows for d in batch.deliveries), counts.get(batch.batch_id, 0)
         if written != rows:
             raise RowsLost(
-                f"{BRONZE[batch.target].full_name}: batch {batch.batch_id} has {written:,} rows, {rows:,} were in its files; run again"
+                f"{BRONZE[batch.target].full_name}: batch {batch.batch_id} has {written:,} rows, {rows:,} were found in its files; "
+                "run again"
             )
 
 
