@@ -47,6 +47,7 @@ def open_lake(environ: Mapping[str, str] = os.environ) -> Opened:
     relative folders are those of `make run`, whatever folder the notebook runs in.
     Raises ConfigurationError for a setting that is wrong, CatalogMissing for a Unity Catalog schema that is not there.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file read would be left in the page
     mpl.rcParams.update(LOOK | {"figure.dpi": 110, "axes.titlelocation": "left", "axes.titleweight": "bold"})
     settings = _from_widgets(widgets(None, WIDGETS)) if on_databricks() else _from_environment(environ)
     spark = get_session(settings.spark, "propensity notebook")
