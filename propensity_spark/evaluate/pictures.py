@@ -252,9 +252,10 @@ def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ordered = list(reversed(rows))
     colours = [ORANGE if row["breached"] else BLUE for row in ordered]
     axes.barh([row["subject"] for row in ordered], [row["value"] for row in ordered], color=colours, height=0.65)
-    limit = rows[0].get("limit")
-    if limit is not None:
-        axes.axvline(limit, color=INK, lw=1, ls=(0, (5, 2)), label=f"Limit {limit:g}; above it the bar is orange")
+    limits = [(row["limit"], row["subject"]) for row in ordered if row.get("limit") is not None]
+    if limits:  # each feature has its own (monitor/drift.py)
+        label = "Limit of the feature; above it the bar is orange"
+        axes.plot(*zip(*limits, strict=True), ls="", marker="|", ms=12, mew=1.6, color=INK, label=label)
         axes.legend(loc="lower right")
     axes.set(xlabel="Population stability index against the champion's training data")
     axes.grid(visible=False, axis="y")
