@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -28,6 +29,8 @@ __all__ = [
     "champion_version",
     "load",
     "log_evaluation",
+    "logged",
+    "logged_document",
     "promote",
     "register",
     "registered",
@@ -143,6 +146,24 @@ def log_evaluation(settings: Settings, version: str, metrics: Mapping[str, float
         client.log_metric(run_id, name, value)
     for path in artifacts:
         client.log_artifact(run_id, str(path), "evaluation")
+
+
+def logged(settings: Settings, version: str) -> tuple[dict[str, str], dict[str, float]]:
+    """Parameters and metrics of the MLflow run that made this version."""
+    client = _client(settings)
+    run = client.get_run(client.get_model_version(settings.mlflow.model_name, version).run_id)
+    return dict(run.data.params), dict(run.data.metrics)
+
+
+def logged_document(settings: Settings, version: str, path: str) -> dict[str, Any]:
+    """A JSON file of the MLflow run that made this version, such as `trials.json` or `evaluation/report.json`."""
+    import mlflow
+
+    run_id = _client(settings).get_model_version(settings.mlflow.model_name, version).run_id
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder))
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _client(settings: Settings) -> MlflowClient:

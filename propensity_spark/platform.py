@@ -83,5 +83,13 @@ def hand_over(spark: SparkSession | None, values: Mapping[str, Any]) -> None:
         file.write_text(json.dumps({**before, **values}), encoding="utf-8")
 
 
+def widgets(spark: SparkSession | None, defaults: Mapping[str, str]) -> dict[str, str]:
+    """What the notebook's widgets say now; a widget that is not there yet is made, with its default. Databricks only."""
+    shown = _dbutils(spark).widgets
+    for name, default in defaults.items():
+        shown.text(name, default)  # one that is there keeps its value
+    return {name: str(shown.get(name)).strip() for name in defaults}
+
+
 def _dbutils(spark: SparkSession | None) -> Any:
     return importlib.import_module("pyspark.dbutils").DBUtils(spark)

@@ -1,4 +1,4 @@
-"""The report's pictures, drawn from the numbers of its JSON alone, as SVG to embed in the page."""
+"""The report's pictures, drawn from the numbers of its JSON alone: as figures, and as SVG to embed in the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "champion": (GREEN, (0, (1.5, 1.5))),
 }
 NAMES = {"challenger": "This model", "baseline": "Recency and popularity", "champion": "Champion before", "constant": "Constant rate"}
-_LOOK: dict[Any, Any] = {
+LOOK: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": "#9AA5B1",
@@ -43,8 +43,14 @@ _LOOK: dict[Any, Any] = {
 
 def pictures(report: Mapping[str, Any]) -> dict[str, str]:
     """Name → `data:` URI of every picture that the report's numbers allow."""
+    with matplotlib.rc_context(LOOK):
+        return {name: _embedded(figure) for name, figure in figures(report).items()}
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """Name → every picture that the report's numbers allow, without a title."""
     found, curves = report["evaluation"], report["evaluation"]["curves"]
-    with matplotlib.rc_context(_LOOK):
+    with matplotlib.rc_context(LOOK):
         drawn = {
             "roc": _roc(curves, found),
             "precision_recall": _precision_recall(curves, found),
@@ -62,7 +68,7 @@ def pictures(report: Mapping[str, Any]) -> dict[str, str]:
             measured = [row for row in drift if row["measure"] == "psi" and row["value"] is not None]
             if measured:
                 drawn["drift"] = _drift(sorted(measured, key=lambda row: -row["value"])[:20])
-        return {name: _embedded(figure) for name, figure in drawn.items()}
+        return drawn
 
 
 def _embedded(figure: Figure) -> str:
@@ -246,9 +252,10 @@ def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ordered = list(reversed(rows))
     colours = [ORANGE if row["breached"] else BLUE for row in ordered]
     axes.barh([row["subject"] for row in ordered], [row["value"] for row in ordered], color=colours, height=0.65)
-    limit = rows[0].get("limit")
-    if limit is not None:
-        axes.axvline(limit, color=INK, lw=1, ls=(0, (5, 2)), label=f"Limit {limit:g}; above it the bar is orange")
+    limits = [(row["limit"], row["subject"]) for row in ordered if row.get("limit") is not None]
+    if limits:  # each feature has its own (monitor/drift.py)
+        label = "Limit of the feature; above it the bar is orange"
+        axes.plot(*zip(*limits, strict=True), ls="", marker="|", ms=12, mew=1.6, color=INK, label=label)
         axes.legend(loc="lower right")
     axes.set(xlabel="Population stability index against the champion's training data")
     axes.grid(visible=False, axis="y")

@@ -77,6 +77,9 @@ def test_from_the_first_version_to_a_new_champion(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text("{}", encoding="utf-8")
     models.log_evaluation(configured, "2", {"roc_auc": 0.75}, [report])
+    assert models.logged(configured, "2") == ({"max_depth": "2"}, {"loss": 0.5, "roc_auc": 0.75})
+    assert models.logged(configured, "1") == ({"max_depth": "2"}, {"loss": 0.5})
+    assert models.logged_document(configured, "2", "features.json") == {"n": 2}
     client = mlflow.MlflowClient()
     run = client.get_run(client.get_model_version("propensity", "2").run_id)
     assert run.data.metrics == {"loss": 0.5, "roc_auc": 0.75}
