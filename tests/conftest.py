@@ -24,7 +24,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = get_session(
         SparkSettings(
             master="local[2]",
-            driver_memory="3g",
+            driver_memory="5g",
             shuffle_partitions=2,
             conf={"spark.sql.warehouse.dir": str(warehouse), "spark.sql.adaptive.enabled": "false"},
         ),
@@ -32,6 +32,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_lakes() -> Iterator[None]:
+    """Delta keeps the state of every table it has seen in the JVM: hundreds of small lakes would fill its heap."""
+    yield
+    if session := SparkSession.getActiveSession():
+        session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
 
 
 @pytest.fixture
