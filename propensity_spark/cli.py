@@ -248,8 +248,6 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
 
 def _answers(settings: Settings, outcome: Outcome | None) -> dict[str, str]:
     """What the conditions of a job ask: each fact up to its colon (`retrain`: yes or no), and whether there is a champion."""
-    if not takes_values():
-        return {}
     from propensity_spark.models import champion_version
 
     facts = {name: text.partition(":")[0] for name, text in (outcome.facts if outcome else {}).items() if name.isidentifier()}

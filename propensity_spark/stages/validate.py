@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from propensity_spark.config import Settings
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import BRONZE, DELIVERIES, QUARANTINE, Table
-from propensity_spark.validate.batch import ORDER, configured
+from propensity_spark.schemas import BRONZE, DELIVERIES, QUARANTINE
+from propensity_spark.validate.batch import configured
 from propensity_spark.validate.table import validate_tables
 
 
 def _execute(run: Run) -> Outcome:
-    tables = configured(run)
+    tables = configured(run.settings)
     judged = validate_tables(run, tables)
     found = {table: judged[table.name] for table in tables if table.name in judged and judged[table.name].is_news}
     return Outcome(
@@ -21,14 +20,10 @@ def _execute(run: Run) -> Outcome:
     )
 
 
-def _tables(settings: Settings) -> list[Table]:
-    return [table for table in ORDER if settings.sources.get(table.name)]  # type: ignore[call-overload]
-
-
 STAGE = Stage(
     name="validate",
     promise="typed, each version of a row once; every rejected row kept with its reasons; valid + repeated + rejected = input",
     execute=_execute,
-    reads=lambda settings: (*[BRONZE[table.name] for table in _tables(settings)], DELIVERIES),
-    writes=lambda settings: (*_tables(settings), QUARANTINE),
+    reads=lambda settings: (*[BRONZE[table.name] for table in configured(settings)], DELIVERIES),
+    writes=lambda settings: (*configured(settings), QUARANTINE),
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from propensity_spark.config import Settings
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
 from propensity_spark.tables import local_frame
@@ -161,6 +162,6 @@ def _splits(run: Run, table: Table) -> DataFrame | None:
     return run.lake.read(CORPORATE_ACTIONS).where(F.col("action") == "split").select("item_id", "ex_date")
 
 
-def configured(run: Run) -> list[Table]:
+def configured(settings: Settings) -> list[Table]:
     """Silver tables that have a source, in the order in which they are judged."""
-    return [table for table in ORDER if run.settings.sources.get(table.name)]  # type: ignore[call-overload]
+    return [table for table in ORDER if settings.sources.get(table.name)]  # type: ignore[call-overload]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,11 @@ class Gate:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._docs = _folder(run.lake.root)
         self._context: Any = None
+
+    @cached_property
+    def _docs(self) -> Path:
+        return _folder(self._run.lake.root)
 
     def check(self, table: Table, measures: Mapping[str, float | None]) -> GateFailed | None:
         """Judge a batch by its profile; the error to raise when it fails.
