@@ -8,7 +8,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths bench docs wheel bundle-check bundle-replay lock clean
+.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -23,7 +23,7 @@ run: setup ## the whole line on one data set, from its sources to published scor
 	@$(BIN)/propensity run --conf "$$CONF" --dataset "$$DATASET" $${DATA:+--data "$$DATA"} $${AS_OF:+--as-of "$$AS_OF"} \
 	  $${SCORE_ONLY:+--score-only} $${SET:+--settings "$$SET"} $${ARGS:-}
 
-test: setup ## every test but the replay of the deployed jobs, with branch coverage of the package
+test: setup ## every test but the replay of the deployed jobs and the matrix of faults, with branch coverage of the package
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
 
 check: lint types unit ## lint, types and unit tests
@@ -40,6 +40,9 @@ unit: setup ## unit tests alone
 
 deaths: setup ## kill (SIGKILL) a process of the line after each of its writes and hold the end against an undisturbed run (half an hour)
 	@PYTHONPATH="$(CURDIR)/tests" $(BIN)/python tests/line/test_deaths.py
+
+faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
+	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}
 
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
