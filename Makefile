@@ -4,11 +4,12 @@ PYTHON ?= python3
 WORKERS ?= 2
 DATASET ?= stocks
 CONF ?= conf/local.yml
+RUNTIME ?=
 export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay lock clean
+.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -58,15 +59,25 @@ wheel: setup ## build the wheel into dist/
 bundle-replay: setup ## the deployed jobs on local Spark by the wheel's entry points, and by spark-submit on a standalone cluster (minutes)
 	@$(BIN)/python -m pytest -m replay tests/databricks --durations=5 $${ARGS:-}
 
+bundle-proof: bundle-check ## all that is proven of the bundle without a workspace: its checks, their tests, recorded calls, the replay (minutes)
+	@$(BIN)/python -m pytest -m "not faults" tests/bundle tests/databricks --durations=5 $${ARGS:-}
+
 bundle-check: setup ## the Databricks bundle, every target: official packages and a lint of our own, no workspace needed
 	@$(BIN)/python -m scripts.bundle
 
-lock: ## resolve requirements.lock anew from pyproject.toml (needs uv)
+compat: ## `make test` with the library versions of the Databricks runtimes: 18 LTS ML and 17.3 LTS ML, or RUNTIME=18-lts-ml
+	@COMPAT_PYTHON="$(if $(filter-out file,$(origin PYTHON)),$(PYTHON))" "$(PYTHON)" scripts/compat $(RUNTIME) -- $${ARGS:-}
+
+lock: ## resolve requirements.lock anew from pyproject.toml, and those of `make compat` (needs uv)
 	@sed -n '/^[^#]/q;p' requirements.lock > .requirements.header
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --extra local --extra dev pyproject.toml --output-file requirements.lock
 	@cat .requirements.header requirements.lock > .requirements.new
 	@mv .requirements.new requirements.lock && rm .requirements.header
+	@for runtime in 18-lts-ml 17.3-lts-ml; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    --extra local --extra dev --override scripts/compat/$$runtime/libraries.txt pyproject.toml \
+	    --output-file scripts/compat/$$runtime/requirements.lock || exit 1; done
 
 clean: ## remove caches and build outputs; keeps .venv, .jars, lake/ and published/
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage coverage.xml spark-warehouse metastore_db derby.log

@@ -14,8 +14,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
+from propensity_spark.errors import ChallengerRefused
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
 from propensity_spark.line import STAGES, run_line, stage_named
+from propensity_spark.models import champion_version
 from propensity_spark.publish import verify
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
 
@@ -116,6 +118,21 @@ def test_day_by_day_gives_what_a_rebuild_gives(finished: Finished, spark: SparkS
         assert {NEXT_DAY} < {row[0] for row in common.collect()}
         assert mine.exceptAll(theirs).isEmpty()
         assert theirs.exceptAll(mine).isEmpty()
+
+
+def test_a_refused_challenger_stops_the_run_and_the_champion_stays(finished: Finished, spark: SparkSession) -> None:
+    """Last of this file: it leaves a challenger behind."""
+    demanding = ("train.rounds=3", "evaluate.auc_margin_over_champion=0.9", "evaluate.refused=fail")
+    settings = small_settings(Path(finished.lake.root).parent, *SMALL, *demanding)
+    champion = champion_version(settings)
+    with pytest.raises(
+        ChallengerRefused, match=r"kept version \d+: version \d+ not promoted, AUC does not beat champion .*Report: .*report\.html"
+    ):
+        run(spark, settings, AS_OF, stages=[stage_named("train"), stage_named("evaluate")])
+    assert champion_version(settings) == champion is not None
+    last = finished.lake.read(RUNS).where("stage = 'evaluate'").orderBy(F.desc("started_at")).first()
+    assert last is not None
+    assert (last["status"], "not promoted" in last["error"]) == ("failed", True)
 
 
 def _rounded(frame: DataFrame) -> DataFrame:

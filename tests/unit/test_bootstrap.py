@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,8 @@ import pytest
 from propensity_spark.config import CONF_DIR
 from propensity_spark.errors import EnvironmentMissing
 
-SCRIPT = CONF_DIR.parent / "scripts" / "bootstrap.py"
+ROOT = CONF_DIR.parent
+SCRIPT = ROOT / "scripts" / "bootstrap.py"
 JAVA = Path("java")
 BODIES = {"org.a:left:1.0": b"left", "org.b:right_2.13:2.0": b"right"}
 NAMES = ["org.a_left-1.0.jar", "org.b_right_2.13-2.0.jar"]
@@ -84,9 +86,19 @@ def test_one_package_is_cut_out_of_the_lock_with_its_hashes(bootstrap: ModuleTyp
 def test_the_real_locks_can_be_read() -> None:
     script = load_script()
     jars = script.locked_jars()
-    assert "io.delta_delta-spark_4.1_2.13-4.3.1.jar" in jars
+    spark = re.match(r"pyspark==(\d+\.\d+)\.", script.locked_package("pyspark"))
+    assert spark, "the lock holds a release of pyspark"
+    assert f"io.delta_delta-spark_{spark[1]}_2.13-4.3.1.jar" in jars, "Delta is the one built for that Spark"
     assert all(len(digest) == 64 and coordinate.count(":") == 2 for coordinate, digest in jars.values())
-    assert script.locked_package("pyspark").startswith("pyspark==4.1.")
+
+
+@pytest.mark.parametrize("runtime", sorted(path.parent.name for path in (ROOT / "scripts" / "compat").glob("*/libraries.txt")))
+def test_the_lock_of_a_databricks_runtime_holds_its_libraries(runtime: str) -> None:
+    folder = ROOT / "scripts" / "compat" / runtime
+    libraries = [line for line in (folder / "libraries.txt").read_text().splitlines() if not line.startswith("#")]
+    locked = (folder / "requirements.lock").read_text()
+    assert {"pyspark", "delta-spark", "xgboost", "mlflow"} <= {line.split("==")[0] for line in libraries}
+    assert [line for line in libraries if f"{line} \\\n" not in locked] == []
 
 
 def test_wrong_java_ends_the_set_up_before_it_begins(
