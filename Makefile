@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults soak bench docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -23,6 +23,10 @@ setup: ## virtual environment from requirements.lock, JVM jars from jars.lock
 run: setup ## the whole line on one data set, from its sources to published scores and a report
 	@$(BIN)/propensity run --conf "$$CONF" --dataset "$$DATASET" $${DATA:+--data "$$DATA"} $${AS_OF:+--as-of "$$AS_OF"} \
 	  $${SCORE_ONLY:+--score-only} $${SET:+--settings "$$SET"} $${ARGS:-}
+
+cluster-run: setup wheel ## the whole line on a Spark cluster on loopback (a master, WORKERS=2 workers), one spark-submit a stage
+	@$(BIN)/python -m scripts.cluster_run --wheel dist/*.whl --workers $(WORKERS) --dataset "$$DATASET" $${DATA:+--data "$$DATA"} \
+	  $${AS_OF:+--as-of "$$AS_OF"} $${SET:+--settings "$$SET"} $${ARGS:-}
 
 test: setup ## every test but the replay of the deployed jobs and the matrix of faults, with branch coverage of the package
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}

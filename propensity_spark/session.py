@@ -34,8 +34,16 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
     jars = sorted(str(path) for path in jars_dir.glob("*.jar"))
     if not jars:
         raise EnvironmentMissing(f"no JVM jars in {jars_dir}: run `make setup` once (it resolves and checks them)")
+    for key, value in {"spark.jars": ",".join(jars), **spark_conf(settings)}.items():
+        builder = builder.config(key, value)
+    session = builder.master(settings.master).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def spark_conf(settings: SparkSettings) -> dict[str, str]:
+    """What Spark is told wherever it is ours to tell, by `settings.conf` in the end: a local session, a cluster of our own."""
     defaults = {
-        "spark.jars": ",".join(jars),
         "spark.driver.memory": settings.driver_memory,
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -56,8 +64,4 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
         defaults |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
     if settings.shuffle_partitions:
         defaults["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
-    for key, value in {**defaults, **settings.conf}.items():
-        builder = builder.config(key, value)
-    session = builder.master(settings.master).getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+    return {**defaults, **settings.conf}

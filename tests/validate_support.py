@@ -72,6 +72,7 @@ def deliver(
     name: str | None = None,
     context: Mapping[str, str] | None = None,
     uri: str | None = None,
+    ingested_at: datetime = INGESTED,
 ) -> None:
     """Append one delivery to bronze. `batch` names its batch and, where `uri` is not given, its file."""
     payloads = [text(row) for row in rows]
@@ -85,7 +86,7 @@ def deliver(
             payload,
             hashlib.sha256(payload.encode()).hexdigest(),
             dict(context or {}),
-            INGESTED,
+            ingested_at,
             batch,
         )
         for line, payload in enumerate(payloads)

@@ -1,8 +1,10 @@
 """Downloads of a market feed into a landing folder, from which pages go into bronze the way dropped files do.
 
 `<lake.root>/landing/<source>/<endpoint>-<timespan>/to=<as-of date>/<request>/page-00000.json`, the bytes as received.
-Pages of a request that is not complete are under `_partial/` (Spark does not see names that begin with `_`); a complete
-request is renamed into place whole, so what can be seen is never short, and a re-run goes on after the last good page.
+Pages of a request that is not complete are under `_partial/`; `fetch` renames a complete one into place.
+
+The last days are asked for again, since feeds correct themselves. `new_from` in the context of a request is the first date
+that no earlier one covered: what a row of a date before it says anew was not known before it was ingested.
 """
 
 from __future__ import annotations
@@ -11,10 +13,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,11 @@ from urllib.parse import quote
 from propensity_spark.calendars import sessions
 from propensity_spark.config import MassiveSource
 from propensity_spark.errors import ConfigurationError, FeedError
+from propensity_spark.ingest.fetch import FeedRequest, fetch_all
 from propensity_spark.ingest.massive import MassiveClient, target_of
 
 PAGES = "page-*.json"
 _BAR_SIZE = {"day": "1d", "minute": "1m"}
-
-
-@dataclass(frozen=True)
-class FeedRequest:
-    """One range of one thing: `key` names it from day to day, `target` is path and query, `context` what its rows do not say."""
-
-    key: str
-    target: str
-    context: dict[str, str]
 
 
 def landing_folder(root: str, source: MassiveSource) -> Path:
@@ -66,7 +57,7 @@ def download(
     tickers: tuple[str, ...] | None = source.tickers
     if tickers is None and source.endpoint == "custom_bars":
         reference = folder.parent / "tickers"
-        _fetch_all(client, _ticker_requests(source, reference, as_of), reference, as_of, source.parallel)
+        fetch_all(client, _ticker_requests(source, reference, as_of), reference, as_of, source.parallel)
         tickers = _listed_tickers(reference, source)
     plan = {
         "custom_bars": lambda: _bar_requests(source, folder, as_of, tickers or ()),
@@ -75,7 +66,7 @@ def download(
         "splits": lambda: _split_requests(source, folder, as_of),
     }
     requests = list(plan[source.endpoint]())
-    _fetch_all(client, requests, folder, as_of, source.parallel, say=lambda n: say(f"{source.name} {n}/{len(requests)} requests"))
+    fetch_all(client, requests, folder, as_of, source.parallel, say=lambda n: say(f"{source.name} {n}/{len(requests)} requests"))
 
 
 def _bar_requests(source: MassiveSource, folder: Path, as_of: date, tickers: Iterable[str]) -> Iterable[FeedRequest]:
@@ -87,7 +78,8 @@ def _bar_requests(source: MassiveSource, folder: Path, as_of: date, tickers: Ite
             continue
         path = f"/v2/aggs/ticker/{quote(ticker, safe='')}/range/1/{source.timespan}/{start}/{as_of}"
         params = {"adjusted": _adjusted(source), "sort": "asc", "limit": str(min(source.page_limit, 50000))}
-        yield FeedRequest(key, target_of(path, params), {**_bar_context(source), "ticker": ticker})
+        context = {**_bar_context(source), "ticker": ticker, "new_from": _new_from(source, covered.get(key))}
+        yield FeedRequest(key, target_of(path, params), context)
 
 
 def _grouped_requests(source: MassiveSource, folder: Path, as_of: date, calendar: str | None) -> Iterable[FeedRequest]:
@@ -102,8 +94,9 @@ def _grouped_requests(source: MassiveSource, folder: Path, as_of: date, calendar
         asked = covered.get(day.isoformat())
         if asked is None or (asked < as_of and day > as_of - timedelta(days=source.correction_days)):
             path = f"/v2/aggs/grouped/locale/us/market/stocks/{day}"
-            context = {**_bar_context(source), "session_date": day.isoformat()}
-            yield FeedRequest(day.isoformat(), target_of(path, {"adjusted": _adjusted(source)}), context)
+            new_from = day if asked is None else day + timedelta(days=1)
+            context = {**_bar_context(source), "session_date": day.isoformat(), "new_from": new_from.isoformat()}
+            yield FeedRequest(day.isoformat(), target_of(path, {"adjusted": _adjusted(source)}), context, may_be_empty=calendar is None)
 
 
 def _ticker_requests(source: MassiveSource, folder: Path, as_of: date) -> Iterable[FeedRequest]:
@@ -127,7 +120,7 @@ def _split_requests(source: MassiveSource, folder: Path, as_of: date) -> Iterabl
         params = {"execution_date.gte": str(start), "execution_date.lte": str(as_of), "order": "asc", "sort": "execution_date"}
         only = {"ticker": ticker} if ticker else {}
         target = target_of("/v3/reference/splits", {**only, **params, "limit": str(min(source.page_limit, 1000))})
-        yield FeedRequest(key, target, {"endpoint": "splits"})
+        yield FeedRequest(key, target, {"endpoint": "splits", "new_from": _new_from(source, covered.get(key))})
 
 
 def _first_day(source: MassiveSource, covered_to: date | None, as_of: date) -> date | None:
@@ -137,6 +130,11 @@ def _first_day(source: MassiveSource, covered_to: date | None, as_of: date) -> d
     if covered_to >= as_of:
         return None
     return max(source.start, covered_to + timedelta(days=1 - source.correction_days))
+
+
+def _new_from(source: MassiveSource, covered_to: date | None) -> str:
+    """First day that no earlier request covered."""
+    return (source.start if covered_to is None else covered_to + timedelta(days=1)).isoformat()
 
 
 def _adjusted(source: MassiveSource) -> str:
@@ -172,56 +170,3 @@ def _listed_tickers(reference: Path, source: MassiveSource) -> tuple[str, ...]:
             f"{source.name}: the feed lists no tickers (/v3/reference/tickers); name them under `tickers` in the source's settings"
         )
     return tuple(sorted(names))
-
-
-def _fetch_all(
-    client: MassiveClient,
-    requests: Iterable[FeedRequest],
-    folder: Path,
-    as_of: date,
-    parallel: int,
-    *,
-    say: Callable[[int], None] = lambda done: None,
-) -> None:
-    requests = list(requests)
-    step = max(1, len(requests) // 10)
-    with ThreadPoolExecutor(parallel, "feed") as pool:
-        futures = [pool.submit(_fetch, client, request, folder, as_of) for request in requests]
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()
-                if done % step == 0 or done == len(futures):
-                    say(done)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _fetch(client: MassiveClient, request: FeedRequest, folder: Path, as_of: date) -> None:
-    """All pages of one request, going on after those already there, then the rename that makes them count."""
-    partial = folder / "_partial" / f"to={as_of}" / request.key
-    final = folder / f"to={as_of}" / request.key
-    asked = json.dumps(asdict(request), sort_keys=True)
-    if partial.exists() and (not (partial / "_request.json").exists() or (partial / "_request.json").read_text() != asked):
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    _write(partial / "_request.json", asked.encode())
-    targets: list[str | None] = [request.target]
-    targets += [note.read_text() or None for note in sorted(partial.glob("_next-*.txt"))]
-    while (target := targets[-1]) is not None:
-        number = len(targets) - 1
-        page = client.page(target, adjusted=request.context.get("adjusted"), first=number == 0)
-        if page.next_target in targets:
-            raise FeedError(f"GET {target}: next_url leads back to {page.next_target}, which was read before. Earlier pages are kept")
-        _write(partial / f"page-{number:05d}.json", page.body)
-        _write(partial / f"_next-{number:05d}.txt", (page.next_target or "").encode())
-        targets.append(page.next_target)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial.rename(final)
-
-
-def _write(path: Path, body: bytes) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f"_{path.name}.tmp")
-    unfinished.write_bytes(body)
-    os.replace(unfinished, path)

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 from pyspark.sql import SparkSession
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from propensity_spark.config import MassiveSource
 from propensity_spark.errors import EnvironmentMissing, FeedError
+from propensity_spark.ingest.pages import Page, read_page
 from propensity_spark.platform import secret
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, HTTPError, TimeoutError)
+_BYTES_AT_ONCE = 1 << 20
 
 
 def api_key(source: MassiveSource, spark: SparkSession | None, scope: str | None = None) -> str:
@@ -81,17 +84,20 @@ class CallLimit:
 
 
 @dataclass(frozen=True)
-class Page:
-    """One answer that can be trusted: its bytes as stored, its rows, and where the next page is (path and query)."""
+class _Answer:
+    """An answer of the server, whole."""
 
+    status: int
+    headers: Mapping[str, str]
     body: bytes
-    results: list[Any]
-    next_target: str | None
 
 
 @dataclass
 class MassiveClient:
-    """Asks for pages: signs, limits, retries, checks. `clock`, `sleep`, `now` and `jitter` are replaced in tests."""
+    """Asks for pages: signs, limits, retries, checks. `clock`, `sleep`, `now` and `jitter` are replaced in tests.
+
+    An answer must be there, to its last byte, within `timeout_seconds`; all tries for a page together end at `deadline_seconds`.
+    """
 
     base_url: str
     key: str = field(repr=False)
@@ -116,114 +122,86 @@ class MassiveClient:
         return read_page(self._get(target), target, self.base_url, key=self.key, adjusted=adjusted, first=first)
 
     def _get(self, target: str) -> bytes:
-        """The body of a 200 answer. 429, 5xx and broken connections are tried again until the deadline."""
+        """The body of a 200 answer. 429, 5xx, broken connections and answers that do not end are tried again until the deadline."""
         self.limit.wait()
         deadline = self.clock() + self.deadline_seconds
         for attempt in itertools.count():
-            retry_after = None
+            told = None
             try:
-                answer = self.session.get(
-                    self.base_url.rstrip("/") + target, auth=self._sign, timeout=self.timeout_seconds, allow_redirects=False
-                )
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                answer = self._ask(target, min(self.timeout_seconds, deadline - self.clock()))
+            except _BROKEN as error:
                 problem = type(error).__name__
             else:
-                if answer.status_code == 200:
-                    return answer.content
-                problem = f"HTTP {answer.status_code}"
-                if answer.status_code != 429 and answer.status_code < 500:
+                if answer.status == 200:
+                    return answer.body
+                problem = f"HTTP {answer.status}"
+                if answer.status != 429 and answer.status < 500:
                     raise FeedError(self._refusal(target, answer))
-                retry_after = _seconds(answer.headers.get("Retry-After"), self.now())
-            delay = retry_after if retry_after is not None else min(30.0, 0.5 * 2**attempt) * self.jitter(0.5, 1.5)
+                told = _seconds(answer.headers.get("Retry-After"), self.now())
+            delay = told or min(30.0, 0.5 * 2**attempt) * self.jitter(0.5, 1.5)  # told to come back at once: with our own pauses
             if self.clock() + delay > deadline:
                 raise FeedError(
                     f"GET {target}: {problem} after {attempt + 1} tries; the next one, {delay:.1f} s later, would be past the deadline of "
                     f"{self.deadline_seconds:g} s. Pages had so far are kept; run again to go on from there"
                 )
-            if retry_after is None:
-                self.sleep(delay)
-            else:
+            if told:
                 self.limit.pause(delay)
+            else:
+                self.sleep(delay)
             self.limit.wait()
         raise AssertionError("unreachable")
+
+    def _ask(self, target: str, seconds: float) -> _Answer:
+        """One answer to its last byte. Raises TimeoutError when it is not there after `seconds`.
+
+        The time-out of a socket starts anew with every byte, so a server that drips would hold us for ever. Another thread reads, and is
+        no longer waited for when the time is over; it ends by itself at the next bytes of the body, or with the process.
+        """
+        if seconds <= 0:
+            raise TimeoutError
+        late = threading.Event()
+        answered: Future[_Answer] = Future()
+
+        def read() -> None:
+            try:
+                answered.set_result(self._read(target, seconds, late))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                answered.set_exception(error)
+
+        threading.Thread(target=read, name="feed-answer", daemon=True).start()
+        try:
+            return answered.result(seconds)
+        finally:
+            late.set()
+
+    def _read(self, target: str, seconds: float, late: threading.Event) -> _Answer:
+        url = self.base_url.rstrip("/") + target
+        with self.session.get(url, auth=self._sign, timeout=seconds, allow_redirects=False, stream=True) as answer:
+            body = bytearray()
+            while not late.is_set() and (some := answer.raw.read1(_BYTES_AT_ONCE, decode_content=True)):
+                body += some
+            return _Answer(answer.status_code, answer.headers, bytes(body))
 
     def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # As `auth`, so that no .netrc entry of the host can replace it.
         request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
-    def _refusal(self, target: str, answer: requests.Response) -> str:
-        said = answer.text[:200].replace(self.key, "***")
-        hint = "check the API key and what its plan allows" if answer.status_code in (401, 403) else "check the source's settings"
-        return f"GET {target}: HTTP {answer.status_code}, expected 200; the feed said {said!r}; {hint}"
+    def _refusal(self, target: str, answer: _Answer) -> str:
+        said = answer.body.decode(errors="replace").replace(self.key, "***")[:200]
+        hint = "check the API key and what its plan allows" if answer.status in (401, 403) else "check the source's settings"
+        return f"GET {target}: HTTP {answer.status}, expected 200; the feed said {said!r}; {hint}"
 
 
 def target_of(path: str, params: dict[str, str]) -> str:
     return f"{path}?{urlencode(params)}" if params else path
 
 
-def read_page(body: bytes, target: str, base_url: str, *, key: str = "", adjusted: str | None = None, first: bool = True) -> Page:
-    """Check one answer: whole JSON, status OK, results there (or said to be none), next page on the same host.
-
-    `adjusted`: what was asked ("true" or "false"); an answer that says otherwise is refused, since prices would be on
-    another scale. `first`: the first page of its request; where it is also the last, its count must be that of its rows.
-    An API key inside `next_url` is cut out of the target and of the stored bytes.
-    """
-
-    def fault(text: str) -> FeedError:
-        return FeedError(f"GET {target}: {text}. Earlier pages are kept; run again to go on after the last good one")
-
-    try:
-        answer = json.loads(body.decode("utf-8"))
-    except ValueError as error:
-        raise fault(f"the answer is not whole JSON ({len(body)} bytes, {type(error).__name__})") from None
-    if not isinstance(answer, dict) or answer.get("status") not in ("OK", "DELAYED"):
-        status = answer.get("status") if isinstance(answer, dict) else type(answer).__name__
-        raise fault(f"expected status OK, found {_hide(repr(status), key)}")
-    results = answer.get("results")
-    counts = [answer[name] for name in ("resultsCount", "queryCount", "count") if name in answer]
-    if results is None and 0 in counts:
-        results = []
-    if not isinstance(results, list):
-        raise fault(f"expected a list `results`, found {type(results).__name__} with counts {counts}")
-    if first and not answer.get("next_url") and answer.get("resultsCount", len(results)) != len(results):
-        raise fault(f"it promises {answer['resultsCount']} results and holds {len(results)}")
-    if adjusted is not None and str(answer.get("adjusted", adjusted)).lower() != adjusted:
-        raise fault(f"asked for adjusted={adjusted}, the answer says adjusted={answer['adjusted']}")
-    next_url = answer.get("next_url")
-    if not next_url:
-        return Page(_hide_bytes(body, key), results, None)
-    if urlsplit(next_url)[:2] != urlsplit(base_url)[:2]:
-        raise fault(f"next_url leads to {urlsplit(next_url).netloc!r}, expected the host of {base_url}; the key is not sent there")
-    stored = body.replace(json.dumps(next_url).encode(), json.dumps(_without_key(next_url)).encode())
-    parts = urlsplit(_without_key(next_url))
-    return Page(_hide_bytes(stored, key), results, parts.path + (f"?{parts.query}" if parts.query else ""))
-
-
-def _without_key(url: str) -> str:
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(name.lower() == "apikey" for name, _ in query):
-        return url
-    return parts._replace(query=urlencode([(name, value) for name, value in query if name.lower() != "apikey"])).geturl()
-
-
-def _hide(text: str, key: str) -> str:
-    return text.replace(key, "***") if key else text
-
-
-def _hide_bytes(body: bytes, key: str) -> bytes:
-    """A feed that echoes the key must not bring it into the lake. Keys under 8 characters could be anything: left."""
-    if len(key) < 8:
-        return body
-    return body.replace(key.encode(), b"***").replace(quote(key, safe="").encode(), b"***")
-
-
 def _seconds(retry_after: str | None, now: datetime) -> float | None:
     """`Retry-After` in seconds from now, whether it came as seconds or as an HTTP date; None when there is none."""
     if retry_after is None:
         return None
-    if retry_after.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]+\s*", retry_after):
         return float(retry_after)
     try:
         return max(0.0, (parsedate_to_datetime(retry_after) - now).total_seconds())

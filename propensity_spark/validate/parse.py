@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.calendars import exchange_zone, session_frame
-from propensity_spark.config import FileSource, KnownAt, Settings, Source
+from propensity_spark.config import FileSource, KnownAt, MassiveSource, Settings, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.schemas import Table
 from propensity_spark.tables import local_frame
@@ -18,7 +18,7 @@ from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
 from propensity_spark.validate.payload import decode, written_as
 
 PROVENANCE = ("source", "source_uri", "delivery_id", "line", "payload", "payload_hash", "context", "ingested_at")
-FLAGS = ("excluded", "problems", "starts_at", "happened_at")
+FLAGS = ("excluded", "problems", "starts_at", "happened_at", "asked_again")
 SESSIONS_FROM = date(1998, 1, 1)  # the earliest year that every exchange calendar knows; older dates count as sessions
 STATIC_FROM = date(1900, 1, 1)  # an undated snapshot holds, and was known, from here on
 
@@ -53,8 +53,8 @@ def parse(bronze: DataFrame, table: Table, sources: tuple[Source, ...], clock: C
     """Delivered rows (PROVENANCE and any further columns, which stay) → candidates for `table`.
 
     Adds every column of `table`, `excluded` (the source's `where` leaves it out), `problems` (malformed_record or
-    not_castable:<column>), `starts_at` and `happened_at`
-    (event; start and end of the bar; ex-date; null for items and users), for bars the session's running number and `is_session`. One row
+    not_castable:<column>), `starts_at` and `happened_at` (event; start and end of the bar; ex-date; null for items and users),
+    `asked_again` (a feed was asked for the row's date before), for bars the session's running number and `is_session`. One row
     in, one row out; rows of a source that is no longer configured are left out, and the stage's accounting then stops the run.
     """
     written = _written(bronze, sources)
@@ -86,8 +86,16 @@ def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str 
     typed = map_columns(fields, source, table, date_zone)
     business = [name for name in table.column_names if name not in DERIVED and name not in ("known_at", "is_deleted")]
     flat = typed.select("_bronze.*", F.col("_excluded").alias("excluded"), F.col("_problems").alias("problems"), *business, *_rest(table))
-    flat = flat.withColumn("is_deleted", F.coalesce("is_deleted", F.lit(False)))
+    flat = flat.withColumns({"is_deleted": F.coalesce("is_deleted", F.lit(False)), "asked_again": _asked_again(table, source, clock)})
     return _DATED[table.name](flat, source, clock).select(*bronze.columns, *_added(table), *FLAGS, *extra_columns(table))
+
+
+def _asked_again(table: Table, source: Source, clock: Clock) -> Column:
+    """Whether an earlier request of a feed covered the row's date (context `new_from`). False where the source itself says `known_at`."""
+    dates = {"bars": F.to_date(F.from_utc_timestamp("ts", clock.exchange_zone)), "corporate_actions": F.col("ex_date")}
+    if not isinstance(source, MassiveSource) or source.known_at.kind == "column" or table.name not in dates:
+        return F.lit(False)
+    return F.coalesce(dates[table.name] < F.col("context")["new_from"].try_cast("date"), F.lit(False))
 
 
 def _rest(table: Table) -> list[str]:
@@ -167,11 +175,15 @@ def _date_attributes(rows: DataFrame, source: Source, clock: Clock) -> DataFrame
 
 
 def _known(rows: DataFrame, source: Source, clock: Clock, starts_at: Column, happened_at: Column) -> DataFrame:
-    """Add starts_at, happened_at, known_at as the source's `known_at` says, and visible_date."""
+    """Add starts_at, happened_at, known_at as the source's `known_at` says, and visible_date.
+
+    What a feed says when it is asked again cannot have been known with the event: it is known from its ingestion on.
+    """
     known: KnownAt = source.known_at
+    in_time = F.col("happened_at") + F.expr(f"interval {known.delay_minutes} minutes")
     instants = {
         "column": F.col("known_at"),
-        "event": F.col("happened_at") + F.expr(f"interval {known.delay_minutes} minutes"),
+        "event": F.when(F.col("asked_again"), F.col("ingested_at")).otherwise(in_time),
         "ingestion": F.col("ingested_at"),
     }
     dated = rows.withColumns({"starts_at": starts_at, "happened_at": happened_at}).withColumn("known_at", instants[known.kind])

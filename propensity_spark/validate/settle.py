@@ -14,7 +14,9 @@ from propensity_spark.config import RuleSettings
 from propensity_spark.schemas import Table
 from propensity_spark.validate.rules import Rule, broken, check_columns
 
-ENTITY = {"activity": ("event_id",), "bars": ("item_id", "bar_size")}  # rows of one entity may decide about each other
+# Rows of one entity may decide about each other.
+ENTITY = {"activity": ("event_id",), "bars": ("item_id", "bar_size"), "corporate_actions": ("item_id", "ex_date", "action")}
+ASKED_AGAIN = ("bars", "corporate_actions")  # what a feed is asked for more than once
 NEIGHBOUR_DAYS = 10  # bars further apart are no neighbours
 
 
@@ -44,6 +46,8 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     pool = pool.withColumn("set_reasons", F.when(~judged, F.array().cast("array<string>")).when(wins, beside).otherwise(conflict))
     found = F.when(judged & wins, broken(rules, "warn", "set", limits)).otherwise(F.array().cast("array<string>"))
     pool = pool.withColumn("warnings", F.concat("warnings", found)).withColumn("outcome", _outcome())
+    if table.name in ASKED_AGAIN:
+        pool = pool.withColumn("outcome", F.when(F.col("said_again"), "repeated").otherwise(F.col("outcome")))
     pool = pool.withColumn(
         "reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons"))
     )
@@ -64,6 +68,8 @@ def _versions(pool: DataFrame, table: Table) -> DataFrame:
     pool = pool.withColumns({"fit": fit, "content": F.xxhash64(*values)})
     pool = pool.withColumn("slot", F.when(~F.col("fit"), F.xxhash64("source", "source_uri", "delivery_id", "line")))
     pool = pool.withColumn("entity", F.xxhash64(*entity_of(table), "slot")).repartition("entity")
+    if table.name in ASKED_AGAIN:
+        pool = _without_said_again(pool, table)
     keys = _keys(table)
     of_content = Window.partitionBy(*keys, "content")
     in_order = of_content.orderBy(F.col("origin").isin("silver", "context").desc(), F.col("payload_hash").desc())
@@ -71,6 +77,23 @@ def _versions(pool: DataFrame, table: Table) -> DataFrame:
     winner = F.max(F.struct("payload_hash", "content")).over(Window.partitionBy(*keys))["content"]
     pool = pool.withColumn("winning_content", winner)
     return pool.withColumn("wins", F.col("fit") & (F.col("content") == F.col("winning_content")))
+
+
+def _without_said_again(pool: DataFrame, table: Table) -> DataFrame:
+    """Add `said_again` to rows that a feed gave when it was asked again and that say what was known already: no version begins with them.
+
+    Such a row (`asked_again`) is known from its ingestion on, see parse. It is news when the content known last before it is another, or
+    when there is none: a correction, a correction taken back, a bar or a split that was not there at first.
+    """
+    values = [name for name in table.column_names if name not in ("known_at", "visible_date", "payload_hash")]
+    moment = F.unix_micros("known_at")
+    by_time = Window.partitionBy(*[name for name in _keys(table) if name != "known_at"]).orderBy(moment)
+    said = F.struct("payload_hash", F.xxhash64(*values).alias("says"))
+    now = F.max(said).over(by_time.rangeBetween(Window.currentRow, Window.currentRow))["says"]
+    before = F.max(F.struct(moment.alias("moment"), said.alias("said"))).over(by_time.rangeBetween(Window.unboundedPreceding, -1))
+    again = F.col("fit") & F.coalesce("asked_again", F.lit(False)) & F.coalesce(now == before["said"]["says"], F.lit(False))
+    pool = pool.withColumn("said_again", again).withColumn("fit", F.col("fit") & ~F.col("said_again"))
+    return pool.withColumn("slot", F.when(~F.col("fit"), F.xxhash64("source", "source_uri", "delivery_id", "line")))
 
 
 def _prefix(table: Table) -> list[str]:

@@ -11,9 +11,6 @@ import copy
 import json
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,46 +18,27 @@ from typing import Any
 import pytest
 from line_support import AS_OF, SMALL
 from replay import Replay, Task, TaskFailed
-from replay_tasks import SubmitTasks, WheelTasks, install
+from replay_tasks import SubmitTasks, WheelTasks
+from wheel_support import built_wheel
 
-from propensity_spark import __version__
-from propensity_spark.config import CONF_DIR
+from propensity_spark.config import CONF_DIR, SparkSettings
 from propensity_spark.publish import verify
 from scripts.bundle.resolve import resolve
 from scripts.cluster import standalone_cluster
+from scripts.cluster_run import cluster_conf
+from scripts.submit import Submit, install
 
 ROOT = CONF_DIR.parent
 JARS = sorted((ROOT / ".jars").glob("*.jar"))
 TARGET = "dev"
-DELTA = {
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.python.sql.dataFrameDebugging.enabled": "false",
-    "spark.sql.shuffle.partitions": "2",
-    "spark.driver.memory": "2g",
-    "spark.executor.memory": "1g",
-    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
-    "spark.executor.extraJavaOptions": "-Duser.timezone=UTC",
-}
+CONF = cluster_conf(SparkSettings(driver_memory="2g", shuffle_partitions=2), "1g")
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a clean environment with the wheel, built from the files of this checkout and nothing that earlier builds left."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, source)
-    for name in ("propensity_spark", "conf"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
-    built = subprocess.run([*pip, str(source)], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = folder.glob("*.whl")
-    assert wheel.name == f"propensity_spark-{__version__}-py3-none-any.whl"
-    return install(wheel, folder / "environment")
+    return install(built_wheel(folder), folder / "environment")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +150,7 @@ def test_by_the_entry_points_of_the_wheel(python: Path, jobs: dict[str, dict[str
 def test_by_spark_submit_on_a_standalone_cluster(python: Path, jobs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """Two workers of one core: XGBoost trains on both at once, in barrier mode."""
     with standalone_cluster(workers=2, cores=1, memory="1g") as master:
-        tasks = SubmitTasks(python, tmp_path / "work", master, ROOT / "jobs", JARS, DELTA)
+        tasks = SubmitTasks(Submit(python, master, JARS, CONF), tmp_path / "work", ROOT / "jobs")
         replay = Replay(tasks, tmp_path, datetime.now(UTC), jobs)
         run(replay, jobs, settings(tmp_path, "train.num_workers=2"))
     published(tmp_path)

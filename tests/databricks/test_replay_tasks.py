@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import replay_tasks
 from replay import Replay, Task, TaskFailed
 from replay_references import ReplayError
-from replay_tasks import TASK_VALUES, SubmitTasks, WheelTasks, install
+from replay_tasks import TASK_VALUES, SubmitTasks, WheelTasks
 
-from scripts import cluster
+from scripts import cluster, submit
+from scripts.submit import NotInstalled, Submit, install
 
 NOW = datetime(2024, 12, 31, tzinfo=UTC)
 
@@ -95,21 +95,20 @@ def test_a_wheel_task_that_fails(python: Path, tmp_path: Path, key: str, message
 
 def test_what_is_no_wheel_is_not_installed(tmp_path: Path) -> None:
     (tmp_path / "tiny-1.0-py3-none-any.whl").write_text("no archive")
-    with pytest.raises(ReplayError, match=r"tiny-1.0-py3-none-any.whl cannot be installed:(?s:.)*ERROR"):
+    with pytest.raises(NotInstalled, match=r"tiny-1.0-py3-none-any.whl cannot be installed:(?s:.)*ERROR"):
         install(tmp_path / "tiny-1.0-py3-none-any.whl", tmp_path / "environment")
 
 
 def test_spark_submit_is_called_with_the_script_and_the_tasks_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in that shows its words and variables: no cluster, no Spark."""
-    submit = tmp_path / "bin" / "spark-submit"
-    submit.parent.mkdir()
-    submit.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\necho "$PYSPARK_PYTHON" "$PYSPARK_DRIVER_PYTHON" "$SPARK_HOME" "${TASK_VALUES}"\n')
-    submit.chmod(submit.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(replay_tasks, "spark_home", lambda: tmp_path)
+    stand_in = tmp_path / "bin" / "spark-submit"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\necho "$PYSPARK_PYTHON" "$PYSPARK_DRIVER_PYTHON" "$SPARK_HOME" "${TASK_VALUES}"\n')
+    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(submit, "spark_home", lambda: tmp_path)
     (tmp_path / "a.py").touch()
-    tasks = SubmitTasks(
-        Path("/v/python"), tmp_path / "work", "spark://x:1", tmp_path, jars=[Path("/j/1.jar")], conf={"spark.task.cpus": "1"}
-    )
+    how = Submit(Path("/v/python"), "spark://x:1", jars=[Path("/j/1.jar")], conf={"spark.task.cpus": "1"})
+    tasks = SubmitTasks(how, tmp_path / "work", tmp_path)
     Replay(tasks, tmp_path, NOW).run(job(task("a", "--as-of", "{{task.name}}")))
     said = (tmp_path / "work" / "a.log").read_text().splitlines()
     assert said[:2] == ["--master", "spark://x:1"]

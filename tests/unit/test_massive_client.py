@@ -20,7 +20,8 @@ import pytest
 from propensity_spark.config import MassiveSource
 from propensity_spark.errors import ConfigurationError, EnvironmentMissing, FeedError
 from propensity_spark.ingest.landing import download, landing_folder
-from propensity_spark.ingest.massive import CallLimit, MassiveClient, api_key, read_page
+from propensity_spark.ingest.massive import CallLimit, MassiveClient, api_key
+from propensity_spark.ingest.pages import read_page
 
 KEY = "secret-key-0123456789"
 DAY = date(2024, 3, 8)
@@ -151,6 +152,7 @@ def test_follows_next_url_and_stores_each_page_as_received(feed: Feed, clock: Cl
         "bar_size": "1d",
         "adjusted": "false",
         "ticker": "AAA",
+        "new_from": "2024-03-01",
     }
     assert folder == tmp_path / "landing" / "feed" / "custom_bars-day"
 
@@ -212,6 +214,8 @@ def test_the_call_limit_holds_over_any_minute(clock: Clock) -> None:
         (b'{"status":"OK","adjusted":true,"results":[]}', "asked for adjusted=false, the answer says adjusted=True"),
         (b'{"status":"OK","results":[],"next_url":"http://evil.example/x?cursor=1"}', "next_url leads to 'evil.example'"),
         (b'{"status":"OK","results":[],"next_url":"https://feed.example:444/x"}', "the key is not sent there"),
+        (b'{"status":"OK","results":[],"next_url":5}', "expected an address as next_url, found 5"),
+        (b'{"status":"OK","results":[],"next_url":"http://[x"}', "expected an address as next_url"),
     ],
 )
 def test_an_answer_that_cannot_be_trusted_names_the_request(body: bytes, complaint: str) -> None:
