@@ -73,9 +73,7 @@ def run_stage(
         return _run_alone(run, stage, last, recorded or {})
 
 
-def _run_alone(
-    run: Run, stage: Stage, last: Row | None, recorded: Mapping[str, tuple[int, datetime]]
-) -> tuple[Outcome | None, float]:
+def _run_alone(run: Run, stage: Stage, last: Row | None, recorded: Mapping[str, tuple[int, datetime]]) -> tuple[Outcome | None, float]:
     settings, lake, clock = run.settings, run.lake, time.monotonic()
     with log_fields(run_id=run.run_id, stage=stage.name, as_of=run.as_of.isoformat()):
         for table in {*stage.reads(settings), *stage.writes(settings), *_TRUSTED}:
@@ -165,9 +163,7 @@ def _is_up_to_date(run: Run, stage: Stage, fingerprint: str, last: Row | None) -
     return dict(last["output_versions"]) == dict(run.lake.versions(stage.writes(run.settings)))
 
 
-def _record_failure(
-    run: Run, stage: Stage, fingerprint: str, inputs: dict[str, int], *, seconds: float, error: BaseException
-) -> None:
+def _record_failure(run: Run, stage: Stage, fingerprint: str, inputs: dict[str, int], *, seconds: float, error: BaseException) -> None:
     """Record a failure; where that is impossible too (a full disk), the failure itself is still what is raised."""
     try:
         _record(run, stage, fingerprint, inputs, outcome=Outcome(0, 0), seconds=seconds, error=error)

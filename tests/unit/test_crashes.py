@@ -24,8 +24,8 @@ from propensity_spark.failures import explained
 from propensity_spark.line import run_line
 from propensity_spark.locks import alone_on
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import RUNS, Column, Table
 from propensity_spark.schemas import LONG as LONG_TYPE
+from propensity_spark.schemas import RUNS, Column, Table
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.train import fit as fitting
 
