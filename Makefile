@@ -8,7 +8,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay lock clean
+.PHONY: help setup run test check lint types unit faults bench docs wheel bundle-check bundle-replay lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -37,9 +37,6 @@ types: setup ## mypy, strict
 
 unit: setup ## unit tests alone
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit $${ARGS:-}
-
-deaths: setup ## kill (SIGKILL) a process of the line after each of its writes and hold the end against an undisturbed run (half an hour)
-	@PYTHONPATH="$(CURDIR)/tests" $(BIN)/python tests/line/test_deaths.py
 
 faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
 	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}

@@ -121,7 +121,7 @@ def _fitted(estimator: SparkXGBClassifier, rows: DataFrame, train: TrainSettings
                 if cancelled.is_set():
                     raise FitFailed(
                         f"train: expected a fit within {train.deadline_seconds} seconds (train.deadline_seconds), it was cancelled in "
-                        f"attempt {attempt}; the champion stays. Give it more time or workers, or look in Spark's log what the workers waited for"
+                        f"attempt {attempt}; the champion stays. Give it more time or workers; Spark's log tells what they waited for"
                     ) from error
                 log.warning("attempt %d of %d to fit failed: %s", attempt, train.attempts, reason)
                 if attempt == train.attempts:

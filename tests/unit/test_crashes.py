@@ -151,7 +151,7 @@ def test_a_checkpoint_holds_what_is_older_than_it(spark: SparkSession, lake: Lak
     with pytest.raises(TableDamaged, match="found version 11, expected at least 12"):
         lake.require_whole(BOXES, (12, datetime.now(UTC)))
     (log / f"{10:020}.checkpoint.parquet").unlink()
-    with pytest.raises(TableDamaged, match="4.json is missing"):
+    with pytest.raises(TableDamaged, match=r"4\.json is missing"):
         lake.require_whole(BOXES)
 
 
@@ -250,9 +250,8 @@ def test_a_full_disk_stops_the_run_changes_nothing_and_with_room_the_run_goes_on
     before = (lake.version(SENT), lake.version(RUNS))
     lake.append(boxes(spark, 2), BOXES)
     ballast = small_disk / "ballast"
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"0" * 4096)
+    room = shutil.disk_usage(small_disk).free
+    ballast.write_bytes(b"0" * room)
     with pytest.raises(NoRoom, match=r"a disk is full \(No space left on device\).*make room and run the same command again"):
         line(lake, settings)
     assert (lake.version(SENT), lake.version(RUNS)) == before
