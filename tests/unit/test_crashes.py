@@ -277,6 +277,7 @@ def test_a_vacuum_never_takes_what_is_younger_than_seven_days(spark: SparkSessio
     old, young = sorted(Path(lake.location(BOXES)).glob("part-*.parquet"), key=lambda part: part.stat().st_mtime)
     lake.vacuum(BOXES)
     assert old.exists()
+    assert lake.version(BOXES) == 1
     spark.conf.set(off, "false")
     try:
         with pytest.raises(ConfigurationError, match=f"{off}: expected true"):
