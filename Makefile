@@ -43,9 +43,6 @@ types: setup ## mypy, strict
 unit: setup ## unit tests alone
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit $${ARGS:-}
 
-deaths: setup ## kill (SIGKILL) a process of the line after each of its writes and hold the end against an undisturbed run (half an hour)
-	@PYTHONPATH="$(CURDIR)/tests" $(BIN)/python tests/line/test_deaths.py
-
 faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
 	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "run": "the whole line, or the stages named with --stages",
     **{name: f"the stage {name} alone" for name in STAGES},
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
+    "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "verify": "hold a published run against its manifest",
     "feed": "serve the simulated market over the feed's API until interrupted",
     "settings": "print the merged settings",
@@ -219,10 +220,12 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)
         from propensity_spark.line import last_successes, outcome_of, run_line, stage_named
+        from propensity_spark.stages import vacuum
         from propensity_spark.stages.replay import replay_stage
         from propensity_spark.tables import Lake
 
-        stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
+        by_hand = {"replay": lambda: replay_stage(options.table, options.reason), "vacuum": lambda: vacuum.STAGE}
+        stages = [by_hand[name]() if name in by_hand else stage_named(name) for name in names]
         lake = Lake(spark, settings.lake)
         lake.require_schema()
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from propensity_spark.errors import ConfigurationError
 
@@ -25,7 +25,16 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Settings: in a wheel inside the package, in a checkout beside it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope"), True) | {"evaluate": {"refused"}}
+UNSAFE = {
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    "spark.sql.files.ignoreMissingFiles": "true",
+    "spark.sql.files.ignoreCorruptFiles": "true",
+}
+"""Spark settings, and the value with which each loses rows silently."""
+_WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope"), True) | {
+    "evaluate": {"refused"},
+    "train": {"attempts", "deadline_seconds"},
+}
 """Settings that say where things are or what is told to whom, and so change no result."""
 
 
@@ -76,11 +85,15 @@ class Section(BaseModel):
 
 
 class LakeSettings(Section):
-    """Where the Delta tables are: a folder, or a Unity Catalog schema (then `root` holds MLflow and reports only)."""
+    """Where the Delta tables are: a folder, or a Unity Catalog schema (then `root` holds MLflow and reports only).
+
+    `vacuum_days`: `propensity vacuum` keeps what any version of these last days needs; under 7, somebody at work may lose files.
+    """
 
     root: Location
     catalog: Name | None = None
     schema_name: Name | None = None
+    vacuum_days: Annotated[int, Field(ge=7)] = 30
 
     @model_validator(mode="after")
     def _both_or_none(self) -> LakeSettings:
@@ -102,6 +115,14 @@ class SparkSettings(Section):
     shuffle_partitions: Positive | None = None
     jars_dir: str | None = None
     conf: dict[str, str] = {}
+
+    @field_validator("conf")
+    @classmethod
+    def _safe(cls, conf: dict[str, str]) -> dict[str, str]:
+        for key, unsafe in UNSAFE.items():
+            if str(conf.get(key, "")).lower() == unsafe:
+                raise ValueError(f"{key}={unsafe} is refused: rows would be lost without a word; leave it out")
+        return conf
 
 
 class MlflowSettings(Section):
@@ -164,10 +185,13 @@ class SamplingSettings(Section):
 class TrainSettings(Section):
     """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
 
-    `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only.
+    `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only. A fit that loses
+    a worker is started again, `attempts` times in all; whatever it does, it is cancelled after `deadline_seconds`.
     """
 
     rounds: Positive = 200
+    attempts: Positive = 3
+    deadline_seconds: Positive = 7200
     early_stopping_rounds: Positive = 20
     num_workers: Positive | None = 1
     params: dict[str, Any] = {}

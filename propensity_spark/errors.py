@@ -33,6 +33,26 @@ class TableMissing(PropensityError):
     """A stage reads a table that no earlier stage has written yet."""
 
 
+class TableDamaged(PropensityError):
+    """The log or a data file of a table is torn, missing or older than the line left it; nothing was read from it, nothing written."""
+
+
+class WriteConflict(PropensityError):
+    """Other writers changed a table during every attempt to write it; this write changed nothing."""
+
+
+class LakeBusy(PropensityError):
+    """Another process is running a stage on this lake."""
+
+
+class NoRoom(PropensityError):
+    """A disk is full. What was complete before stays as it was."""
+
+
+class FitFailed(PropensityError):
+    """The distributed fit failed at every attempt, or was not done by its deadline."""
+
+
 class SchemaMismatch(PropensityError):
     """A frame does not have the columns or types that its table declares."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from typing import cast
 
 import pyarrow as pa
@@ -20,8 +21,15 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from propensity_spark.config import LakeSettings
-from propensity_spark.errors import CatalogMissing, SchemaMismatch, TableMissing
+from propensity_spark.delta_log import damage, list_log, read_commit
+from propensity_spark.errors import CatalogMissing, ConfigurationError, SchemaMismatch, TableDamaged, TableMissing, WriteConflict
 from propensity_spark.schemas import Column, Table
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""How often a write is tried that other writers keep overtaking."""
+_CONFLICT = re.compile(r"io\.delta\.exceptions\.\w+Exception|delta\.exceptions\.\w+Exception|DELTA_CONCURRENT_\w+|DELTA_PROTOCOL_CHANGED")
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,37 @@ class Lake:
     def version(self, table: Table) -> int:
         """Delta version of the table, -1 when it does not exist.
 
-        In a folder it is the last commit's number; the history, which elsewhere tells it, costs a Spark job.
+        In a folder or on S3 it is the last commit's number; the history, which a catalog is asked for, costs a Spark job.
         """
+        if not self.settings.catalog:
+            found = list_log(self.spark, self.location(table))
+            return found.version if found else -1
         if not self.exists(table):
             return -1
-        log = Path(self.location(table)) / "_delta_log"
-        if not self.settings.catalog and log.is_dir():
-            return max(int(commit.stem) for commit in log.glob("[0-9]" * 20 + ".json"))
         row = self._delta(table).history(1).select("version").first()
         return int(row["version"]) if row else -1
+
+    def require_whole(self, table: Table, recorded: tuple[int, datetime] | None = None) -> None:
+        """Raise TableDamaged when the table's log is torn, has a gap, or ends before the version it is known to have had.
+
+        `recorded`: that version and the moment it was read; a table made after that moment is another one, and one that is not there at
+        all is for the stage that reads it. One listing and one small file. In Unity Catalog nothing is looked at: its logs are its own.
+        """
+        if self.settings.catalog or (found := list_log(self.spark, self.location(table))) is None:
+            return
+        wrong = damage(found, read_commit(self.spark, self.location(table), found.version) if found.version >= 0 else "")
+        if wrong is None and recorded and found.version < recorded[0] and not found.is_younger_than(recorded[1]):
+            wrong = f"found version {found.version}, expected at least {recorded[0]}, which a run left: commits were lost or rolled back"
+        if wrong:
+            raise TableDamaged(f"{table.full_name} at {self.location(table)}: {wrong}. {self.way_back(table)}")
+
+    def way_back(self, table: Table) -> str:
+        """What to do about a table that lost rows: what is above it in the line is made from it, what is below it is its source."""
+        again = {
+            "gold": f"remove {self.location(table)}",
+            "silver": f"remove {self.root}/silver and {self.root}/ops/validated_batches",
+        }.get(table.layer, f"remove {self.root}/bronze, /silver, /gold and /ops (keep {self.root}/landing)")
+        return f"Put the file back from a copy of the lake; without one {again} and run the line again, which makes it anew from its source"
 
     def append(self, frame: DataFrame, table: Table) -> None:
         """Add rows; the caller has made sure that they are not there yet."""
@@ -99,7 +129,11 @@ class Lake:
 
     def overwrite(self, frame: DataFrame, table: Table) -> None:
         """Replace the whole table in one commit, schema included."""
-        self._save(self._layout(conform(frame, table), table).mode("overwrite").option("overwriteSchema", "true"), table)
+        conformed = conform(frame, table)
+        _overtaking(
+            lambda: self._save(self._layout(conformed, table).mode("overwrite").option("overwriteSchema", "true"), table),
+            table,
+        )
 
     def merge(
         self,
@@ -118,20 +152,37 @@ class Lake:
         """
         self.create(table)
         values = {column.name: _not_null(F.col(f"s.{column.name}"), column, table) for column in table.columns}
-        builder = self._delta(table).alias("t").merge(frame.alias("s"), on)
-        if delete_when is not None:
-            builder = builder.whenMatchedDelete(delete_when)
-        if update_when is not None:
-            builder = builder.whenMatchedUpdate(update_when, values)
-        if insert:
-            builder = builder.whenNotMatchedInsert(delete_when and f"NOT ({delete_when})", values)
-        with _null_refused():
-            builder.execute()
+
+        def once() -> None:
+            builder = self._delta(table).alias("t").merge(frame.alias("s"), on)
+            if delete_when is not None:
+                builder = builder.whenMatchedDelete(delete_when)
+            if update_when is not None:
+                builder = builder.whenMatchedUpdate(update_when, values)
+            if insert:
+                builder = builder.whenNotMatchedInsert(delete_when and f"NOT ({delete_when})", values)
+            with _null_refused():
+                builder.execute()
+
+        _overtaking(once, table)
 
     def delete(self, table: Table, where: str) -> None:
         """Delete the rows for which the predicate holds."""
         if self.exists(table):
-            self._delta(table).delete(where)
+            _overtaking(lambda: self._delta(table).delete(where), table)
+
+    def vacuum(self, table: Table) -> None:
+        """Remove data files that no version of the last `lake.vacuum_days` days needs.
+
+        Raises ConfigurationError where Delta's own check of that age is turned off.
+        """
+        key = "spark.databricks.delta.retentionDurationCheck.enabled"
+        if str(self.spark.conf.get(key, "true")).lower() != "true":
+            raise ConfigurationError(
+                f"{key}: expected true, found {self.spark.conf.get(key)}: a vacuum could take files that somebody reads; unset it"
+            )
+        if self.exists(table):
+            self._delta(table).vacuum(self.settings.vacuum_days * 24)
 
     def create(self, table: Table) -> None:
         """Create the empty table when it does not exist."""
@@ -150,11 +201,14 @@ class Lake:
         return DeltaTable.forPath(self.spark, self.location(table))
 
     def _write(self, frame: DataFrame, table: Table, where: str | None) -> None:
-        writer = self._layout(conform(frame, table), table)
-        writer = (
-            writer.mode("append") if where is None or not self.exists(table) else writer.mode("overwrite").option("replaceWhere", where)
-        )
-        self._save(writer, table)
+        conformed = conform(frame, table)
+
+        def once() -> None:  # whether the table is there is asked at each attempt: somebody else may have made it
+            writer = self._layout(conformed, table)
+            slice_of_it = where is not None and self.exists(table)
+            self._save(writer.mode("overwrite").option("replaceWhere", str(where)) if slice_of_it else writer.mode("append"), table)
+
+        _overtaking(once, table)
 
     def _save(self, writer: DataFrameWriter, table: Table) -> None:
         with _null_refused():
@@ -215,3 +269,23 @@ def _null_refused() -> Iterator[None]:
         if found := re.search(r"null refused in (\S+);", str(error)):
             raise SchemaMismatch(f"{found.group(1)}: a row to be written is null, and the column is not nullable (schemas.py)") from error
         raise
+
+
+def _overtaking(write: Callable[[], None], table: Table) -> None:
+    """Do a write; when another writer was faster and Delta refused it whole, do it again on what that one left, as if it came second.
+
+    Raises WriteConflict after ATTEMPTS. Delta has let the attempts before change nothing, so no row is there twice.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return write()
+        except (PySparkException, Py4JJavaError) as error:
+            if not (conflict := _CONFLICT.search(f"{type(error).__module__}.{type(error).__name__}: {error}")):
+                raise
+            log.warning("%s: another writer was faster (%s), attempt %d of %d", table.full_name, conflict[0], attempt, ATTEMPTS)
+            if attempt == ATTEMPTS:
+                raise WriteConflict(
+                    f"{table.full_name}: expected to write it within {ATTEMPTS} attempts, and other writers changed it during each one "
+                    f"({conflict[0]}); nothing of this write is there. Let the other run end, then run again"
+                ) from error
+    return None

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event, Timer
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from xgboost.spark import SparkXGBClassifier
 
 from propensity_spark.config import TrainSettings
-from propensity_spark.errors import ConfigurationError
+from propensity_spark.errors import ConfigurationError, FitFailed
 from propensity_spark.platform import task_slots
+
+log = logging.getLogger(__name__)
 
 VALIDATION = "is_validation"
 
@@ -62,7 +69,8 @@ def workers_of(train: TrainSettings, spark: SparkSession) -> int:
 def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, overrides: Mapping[str, Any] | None = None) -> Fitted:
     """Fit on `arranged` rows (cached by the caller: XGBoost reads them more than once), stopping early on validation log loss.
 
-    Each worker has `spark.task.cpus` threads, so several workers are what uses several cores.
+    Each worker has `spark.task.cpus` threads, so several workers are what uses several cores. Raises FitFailed when it fails
+    `train.attempts` times or is not done after `train.deadline_seconds`.
     """
     workers = workers_of(train, rows.sparkSession)
     params = {"tree_method": "hist", **train.params, **(overrides or {})}
@@ -82,6 +90,53 @@ def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, override
         verbose=False,
         **params,
     )
-    booster = estimator.fit(rows).get_booster()
+    booster = _fitted(estimator, rows, train).get_booster()
     best = booster[: booster.best_iteration + 1]
     return Fitted(bytes(best.save_raw("ubj")), params, booster.best_iteration + 1, float(booster.best_score))
+
+
+def _fitted(estimator: SparkXGBClassifier, rows: DataFrame, train: TrainSettings) -> Any:
+    """The fitted estimator. Spark does not run a barrier stage again that lost an executor or a Python worker, so this does.
+
+    The rows lie in the same partitions in the same order again, and XGBoost ranks its workers by partition: the same model comes out.
+    """
+    context = rows.sparkSession.sparkContext
+    group = f"fit-{uuid.uuid4().hex[:12]}"
+    cancelled = Event()
+
+    def cancel() -> None:
+        cancelled.set()
+        context.cancelJobGroup(group)
+
+    context.setJobGroup(group, "distributed fit", interruptOnCancel=True)
+    timer = Timer(train.deadline_seconds, cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        for attempt in range(1, train.attempts + 1):
+            try:
+                return estimator.fit(rows)
+            except (PySparkException, Py4JJavaError) as error:
+                reason = _reason(error)
+                if cancelled.is_set():
+                    raise FitFailed(
+                        f"train: expected a fit within {train.deadline_seconds} seconds (train.deadline_seconds), it was cancelled in "
+                        f"attempt {attempt}; the champion stays. Give it more time or workers; Spark's log tells what they waited for"
+                    ) from error
+                log.warning("attempt %d of %d to fit failed: %s", attempt, train.attempts, reason)
+                if attempt == train.attempts:
+                    raise FitFailed(
+                        f"train: the fit failed {train.attempts} times (train.attempts), at last with: {reason}; the champion stays. "
+                        "Look for lost executors (memory, spot instances) in Spark's log, then run train again"
+                    ) from error
+    finally:
+        timer.cancel()
+        context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+    raise AssertionError("train.attempts is at least 1")
+
+
+def _reason(error: Exception) -> str:
+    """The line of a failed job that tells most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"ExecutorLost|XGBoostError|Error: |barrier task", line)]
+    return (telling or lines or [type(error).__name__])[0][:500]

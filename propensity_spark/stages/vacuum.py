@@ -1,0 +1,21 @@
+"""vacuum: data files that no version of the last days needs are removed. Not a stage of the line: asked for by hand, or weekly."""
+
+from __future__ import annotations
+
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.run import Outcome, Run, Stage
+from propensity_spark.schemas import BRONZE, CHANGES, DELIVERIES, DRIFT, PROFILES, QUARANTINE, RUNS, SILVER, VALIDATED, scores_table
+
+
+def _execute(run: Run) -> Outcome:
+    settings = run.settings
+    gold = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES, training_set_table(settings.grain, settings.has_market))
+    ops = (CHANGES, VALIDATED, PROFILES, RUNS, DRIFT)
+    tables = (*BRONZE.values(), DELIVERIES, *SILVER.values(), QUARANTINE, *gold, scores_table(settings.grain), *ops)
+    there = [table for table in tables if run.lake.exists(table)]
+    for table in there:
+        run.lake.vacuum(table)
+    return Outcome(0, 0, note=f"{len(there)} tables keep the files of every version of the last {settings.lake.vacuum_days} days")
+
+
+STAGE = Stage("vacuum", "files that no recent version needs are removed", _execute, always=True)
