@@ -208,8 +208,9 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     found = client.get_experiment_by_name(settings.mlflow.experiment)
     if found is not None:
         return str(found.experiment_id)
-    embedded = settings.mlflow.tracking_uri is None
-    location = (_embedded_database(settings).parent / "artifacts").as_uri() if embedded else None
+    location = settings.mlflow.artifact_location
+    if location is None and settings.mlflow.tracking_uri is None:
+        location = (_embedded_database(settings).parent / "artifacts").as_uri()
     return str(client.create_experiment(settings.mlflow.experiment, artifact_location=location))
 
 

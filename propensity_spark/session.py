@@ -54,6 +54,8 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
     }
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # an S3 that is not Amazon's: boto3 reads this variable, S3A does not
         defaults |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        defaults["spark.hadoop.fs.s3a.endpoint.region"] = region
     if settings.shuffle_partitions:
         defaults["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
     for key, value in {**defaults, **settings.conf}.items():
