@@ -90,6 +90,10 @@ def _with_settings(options: argparse.Namespace) -> int:
     names = _stages(options)
     if "ingest" in names:
         require_data(settings)
+    if {"train", "evaluate", "score", "monitor"} & set(names):
+        from propensity_spark.models import require_store
+
+        require_store(settings)
     start_logging(log_folder(settings), options.verbose)
     return _run_stages(settings, as_of, names, options)
 

@@ -187,9 +187,16 @@ def _embedded_database(settings: Settings) -> Path:
     root = settings.lake.root.removeprefix("file://")
     if "://" in root:
         raise ConfigurationError(
-            f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}; set a tracking server"
+            f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}: set the address of a tracking "
+            "server, or sqlite:///<file> with mlflow.artifact_location"
         )
     return Path(root).resolve() / "mlflow" / "mlflow.db"
+
+
+def require_store(settings: Settings) -> None:
+    """Raises ConfigurationError where there is neither a tracking server nor a folder for an embedded store."""
+    if settings.mlflow.tracking_uri is None:
+        _embedded_database(settings)
 
 
 def _create_if_missing(client: MlflowClient, name: str) -> None:

@@ -87,15 +87,14 @@ def tidy(uri: str, settings: PublishSettings) -> Tidied:
     """
     store = open_store(uri)
     now, changed = store.listing()
-    newest = _newest(changed)
     runs = unfinished = 0
-    for day, folders in sorted(newest.items()):
-        if len(folders) == 1 and all(f"{day}/{folder}/{MANIFEST}" in changed for folder in folders):
+    for day, folders in sorted(_folders(changed).items()):
+        if len(folders) == 1 and folders[0].complete:
             continue
         try:
             with store.lock(day):
-                runs += _remove_expired(store, day, folders, changed, settings, now)
-                unfinished += _remove_unfinished(store, day, folders, changed, timedelta(hours=settings.leftovers_hours), now)
+                runs += _remove_expired(store, day, folders, settings, now)
+                unfinished += _remove_unfinished(store, day, folders, settings, now)
         except (PublishConflict, PublishedRunInvalid) as error:
             log.warning("%s is not tidied: %s", day, error)
     return Tidied(runs, unfinished, store.abort_uploads(timedelta(hours=settings.leftovers_hours)))
@@ -124,30 +123,45 @@ def expired(
     ]
 
 
-def _newest(changed: Mapping[str, datetime]) -> dict[str, dict[str, datetime]]:
-    """Date folder → folder of a run or an attempt in it → the last change of a file there."""
-    found: dict[str, dict[str, datetime]] = defaultdict(dict)
+@dataclass(frozen=True)
+class _Folder:
+    """Folder of a run or an attempt: whether it has a manifest, and the last change of a file in it."""
+
+    name: str
+    complete: bool
+    changed: datetime
+
+
+def _folders(changed: Mapping[str, datetime]) -> dict[str, list[_Folder]]:
+    """Date folder → its runs and attempts, from the keys of all files."""
+    moments: dict[tuple[str, str], list[datetime]] = defaultdict(list)
     for key, moment in changed.items():
         day, _, inner = key.partition("/")
         folder, slash, _ = inner.partition("/")
         if slash and folder.startswith((_RUN, ATTEMPT)):
-            found[day][folder] = max(moment, found[day].get(folder, moment))
+            moments[day, folder].append(moment)
+    found: dict[str, list[_Folder]] = defaultdict(list)
+    for (day, folder), times in moments.items():
+        found[day].append(_Folder(folder, f"{day}/{folder}/{MANIFEST}" in changed, max(times)))
     return found
 
 
-def _remove_expired(
-    store: Store, day: str, folders: Mapping[str, datetime], changed: Mapping[str, datetime], settings: PublishSettings, now: datetime
-) -> int:
+def _remove_expired(store: Store, day: str, folders: Sequence[_Folder], settings: PublishSettings, now: datetime) -> int:
     if settings.keep_runs is None and settings.keep_days is None:
         return 0
-    complete = [
-        StoredRun(run_id, read_manifest(store, day, run_id).replaces, moment)
-        for run_id, moment in ((folder.removeprefix(_RUN), moment) for folder, moment in folders.items())
-        if f"{day}/{_RUN}{run_id}/{MANIFEST}" in changed
-    ]
-    current = current_run(store, day)
-    gone = expired(complete, current, keep_runs=settings.keep_runs, keep_days=settings.keep_days, now=now)
+    complete = [(folder.name.removeprefix(_RUN), folder.changed) for folder in folders if folder.complete]
+    runs = [StoredRun(run_id, read_manifest(store, day, run_id).replaces, changed) for run_id, changed in complete]
+    gone = expired(runs, current_run(store, day), keep_runs=settings.keep_runs, keep_days=settings.keep_days, now=now)
     return sum(_remove(store, day, run.run_id) for run in gone)
+
+
+def _remove_unfinished(store: Store, day: str, folders: Sequence[_Folder], settings: PublishSettings, now: datetime) -> int:
+    """Folders without a manifest whose newest file is old: of a writer that died, or of a removal that did."""
+    current, age = f"{_RUN}{current_run(store, day)}", timedelta(hours=settings.leftovers_hours)
+    stale = [folder for folder in folders if not folder.complete and folder.name != current and now - folder.changed > age]
+    for folder in stale:
+        store.clear(f"{day}/{folder.name}")
+    return len(stale)
 
 
 def _remove(store: Store, day: str, run_id: str) -> bool:
@@ -163,14 +177,3 @@ def _remove(store: Store, day: str, run_id: str) -> bool:
     store.clear(f"{day}/{_RUN}{run_id}")
     log.info("removed run %s of %s", run_id, day)
     return True
-
-
-def _remove_unfinished(
-    store: Store, day: str, folders: Mapping[str, datetime], changed: Mapping[str, datetime], age: timedelta, now: datetime
-) -> int:
-    """Folders without a manifest whose newest file is old: of a writer that died, or of a removal that did."""
-    without = [folder for folder in folders if f"{day}/{folder}/{MANIFEST}" not in changed]
-    stale = [folder for folder in without if now - folders[folder] > age]
-    for folder in stale:
-        store.clear(f"{day}/{folder}")
-    return len(stale)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import boto3
 from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
 from propensity_spark.errors import PublishConflict
@@ -44,7 +45,9 @@ class S3Store:
 
     @cached_property
     def client(self) -> S3Client:
-        return boto3.client("s3", region_name=os.environ.get("AWS_REGION"))
+        # What is stored is judged by the manifest's digests: a damaged pointer or manifest must be readable, to be replaced.
+        config = Config(response_checksum_validation="when_required")
+        return boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
 
     def spark_path(self, key: str) -> str:
         """The location Spark reads or writes for a key."""
