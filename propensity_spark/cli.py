@@ -46,6 +46,7 @@ COMMANDS = {
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "verify": "hold a published run against its manifest",
+    "rollback": "make an earlier published run of a date current again",
     "feed": "serve the simulated market over the feed's API until interrupted",
     "settings": "print the merged settings",
     "dates": "print the dates of a range, as what a job's for-each task goes over",
@@ -82,12 +83,18 @@ def _with_settings(options: argparse.Namespace) -> int:
     if options.command == "settings":
         _show(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
         return 0
+    if options.command == "rollback":
+        return _rollback(settings, options)
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "feed":
         return _feed(settings, as_of, options.port)
     names = _stages(options)
     if "ingest" in names:
         require_data(settings)
+    if {"train", "evaluate", "score", "monitor"} & set(names):
+        from propensity_spark.models import require_store
+
+        require_store(settings)
     start_logging(log_folder(settings), options.verbose)
     return _run_stages(settings, as_of, names, options)
 
@@ -157,6 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     parsers["run"].add_argument("--score-only", action="store_true", help=f"with yesterday's champion: --stages {','.join(SCORE_ONLY)}")
     parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
     parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
+    parsers["rollback"].add_argument("uri", nargs="?", help="folder or s3a:// prefix that was published to (default: publish.uri)")
+    parsers["rollback"].add_argument(
+        "--to", metavar="RUN_ID", help="a complete run of the date (default: the one that the current run replaced)"
+    )
     parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
     parsers["dates"].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help="first date")
     parsers["dates"].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help="last date, included")
@@ -270,6 +281,19 @@ def _verify(options: argparse.Namespace) -> int:
     for run in verify(options.uri, options.as_of):
         held = f"{run.rows:,} rows in {run.files} files, {run.model_name} {run.model_version}"
         _show(f"as_of_date={run.as_of_date} run_id={run.run_id}: {held}: as its manifest says")
+    return 0
+
+
+def _rollback(settings: Settings, options: argparse.Namespace) -> int:
+    from propensity_spark.publish import rollback
+
+    if options.as_of is None:
+        raise ConfigurationError("--as-of: expected the date whose run is to be taken back, such as 2024-12-31, found none")
+    run = rollback(options.uri or settings.publish.uri, options.as_of, options.to)
+    _show(
+        f"as_of_date={run.as_of_date} run_id={run.run_id} is current again: {run.rows:,} rows, {run.model_name} {run.model_version}. "
+        "It stays so until this date is published again"
+    )
     return 0
 
 

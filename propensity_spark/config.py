@@ -103,8 +103,14 @@ class LakeSettings(Section):
 
 
 class PublishSettings(Section):
+    """Where scores go, in how many files, and what the publish stage removes of a date: complete runs beyond the `keep_runs` newest
+    or older than `keep_days` days (null: none; never the current one), and what writers that died left, after `leftovers_hours`."""
+
     uri: Location
     files: Positive = 2
+    keep_runs: Positive | None = None
+    keep_days: Positive | None = None
+    leftovers_hours: Positive = 24
 
 
 class SparkSettings(Section):
@@ -126,10 +132,11 @@ class SparkSettings(Section):
 
 
 class MlflowSettings(Section):
-    """`tracking_uri: null` is an embedded store under the lake root."""
+    """`tracking_uri: null` is an embedded store under the lake root; `artifact_location` is for an experiment that is not there yet."""
 
     tracking_uri: str | None = None
     registry_uri: str | None = None
+    artifact_location: Location | None = None
     experiment: str = "propensity"
     model_name: str = "propensity"
 

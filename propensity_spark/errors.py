@@ -117,3 +117,7 @@ class PublishedRunInvalid(PropensityError):
 
 class PublishConflict(PropensityError):
     """Somebody else moved `_CURRENT` while this run was being published."""
+
+
+class NoEarlierRun(PropensityError):
+    """There is no run of the date that `_CURRENT` could be pointed back to."""

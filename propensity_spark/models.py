@@ -187,9 +187,16 @@ def _embedded_database(settings: Settings) -> Path:
     root = settings.lake.root.removeprefix("file://")
     if "://" in root:
         raise ConfigurationError(
-            f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}; set a tracking server"
+            f"mlflow.tracking_uri: is null, and an embedded store cannot live under lake.root={root}: set the address of a tracking "
+            "server, or sqlite:///<file> with mlflow.artifact_location"
         )
     return Path(root).resolve() / "mlflow" / "mlflow.db"
+
+
+def require_store(settings: Settings) -> None:
+    """Raises ConfigurationError where there is neither a tracking server nor a folder for an embedded store."""
+    if settings.mlflow.tracking_uri is None:
+        _embedded_database(settings)
 
 
 def _create_if_missing(client: MlflowClient, name: str) -> None:
@@ -208,8 +215,9 @@ def _experiment(client: MlflowClient, settings: Settings) -> str:
     found = client.get_experiment_by_name(settings.mlflow.experiment)
     if found is not None:
         return str(found.experiment_id)
-    embedded = settings.mlflow.tracking_uri is None
-    location = (_embedded_database(settings).parent / "artifacts").as_uri() if embedded else None
+    location = settings.mlflow.artifact_location
+    if location is None and settings.mlflow.tracking_uri is None:
+        location = (_embedded_database(settings).parent / "artifacts").as_uri()
     return str(client.create_experiment(settings.mlflow.experiment, artifact_location=location))
 
 

@@ -63,6 +63,8 @@ def spark_conf(settings: SparkSettings) -> dict[str, str]:
     }
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):  # an S3 that is not Amazon's: boto3 reads this variable, S3A does not
         defaults |= {"spark.hadoop.fs.s3a.endpoint": endpoint, "spark.hadoop.fs.s3a.path.style.access": "true"}
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        defaults["spark.hadoop.fs.s3a.endpoint.region"] = region
     if settings.shuffle_partitions:
         defaults["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
     return {**defaults, **settings.conf}

@@ -43,6 +43,12 @@ class Lake:
     def root(self) -> str:
         return self.settings.root.rstrip("/")
 
+    @property
+    def folder(self) -> Path | None:
+        """The root as a folder that Python reads and writes; None where it is elsewhere, such as `s3a://`."""
+        root = self.root.removeprefix("file://")
+        return None if "://" in root else Path(root)
+
     def location(self, table: Table) -> str:
         """`<root>/<layer>/<table>`, or `<catalog>.<schema>.<layer>_<table>`."""
         if self.settings.catalog:

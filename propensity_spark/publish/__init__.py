@@ -2,7 +2,8 @@
 
 from propensity_spark.publish.manifest import Provenance
 from propensity_spark.publish.read import read_published
+from propensity_spark.publish.retention import Tidied, rollback, tidy
 from propensity_spark.publish.verify import Verified, verify
 from propensity_spark.publish.write import Published, publish_scores
 
-__all__ = ["Provenance", "Published", "Verified", "publish_scores", "read_published", "verify"]
+__all__ = ["Provenance", "Published", "Tidied", "Verified", "publish_scores", "read_published", "rollback", "tidy", "verify"]

@@ -16,6 +16,8 @@ from propensity_spark.publish.store import Store
 
 MANIFEST = "_manifest.json"
 POINTER = "_CURRENT"
+ATTEMPT = "_attempt="
+"""Folder, beside the runs of a date, of parts that one process is writing."""
 _POINTER_LINE = re.compile(rb"run_id=([0-9a-f]+)\n?")
 
 
@@ -58,6 +60,8 @@ class Manifest:
     scored_at: str
     rows: int
     files: tuple[PartFile, ...]
+    replaces: str | None = None
+    """Id of the run that was current when this one was written; null for the first of its date."""
 
     @property
     def day(self) -> str:
@@ -70,14 +74,18 @@ class Manifest:
         return f"{self.day}/run_id={self.run_id}"
 
     def to_json(self) -> bytes:
-        """Indented UTF-8 JSON, the same bytes for the same manifest."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        """Indented UTF-8 JSON, the same bytes for the same manifest; `manifest_sha256` is the digest of all the rest."""
+        fields = asdict(self)
+        return _json(fields | {"manifest_sha256": hashlib.sha256(_json(fields)).hexdigest()})
 
     @staticmethod
     def from_json(body: bytes, where: str) -> Manifest:
         """Raises PublishedRunInvalid that names `where` and what is wrong."""
         try:
             fields = json.loads(body)
+            digest = fields.pop("manifest_sha256", None)  # manifests of version 0.1.0 have none
+            if digest is not None and digest != hashlib.sha256(_json(fields)).hexdigest():
+                raise ValueError("its content is not what its manifest_sha256 says")
             files = tuple(PartFile(**file) for file in fields.pop("files"))
             manifest = Manifest(**fields, files=files)
             if manifest.grain not in ("user", "user_item"):
@@ -91,14 +99,30 @@ class Manifest:
 
 def current_manifest(store: Store, day: str) -> Manifest:
     """The manifest of the run that `_CURRENT` of a date's folder names. Raises PublishedRunInvalid."""
+    while True:
+        run_id = current_run(store, day)
+        if run_id is None:
+            where = store.spark_path(f"{day}/{POINTER}")
+            raise PublishedRunInvalid(f"{where}: missing; nothing has been published for this date. Run the publish stage")
+        try:
+            return read_manifest(store, day, run_id)
+        except PublishedRunInvalid:
+            if current_run(store, day) == run_id:  # else the pointer moved and the run was removed between the two reads
+                raise
+
+
+def current_run(store: Store, day: str) -> str | None:
+    """The run id in `_CURRENT`, None when there is none. Raises PublishedRunInvalid for anything else in it."""
     stored = store.read(f"{day}/{POINTER}")
-    where = store.spark_path(f"{day}/{POINTER}")
-    if stored is None:
-        raise PublishedRunInvalid(f"{where}: missing; nothing has been published for this date. Run the publish stage")
-    line = _POINTER_LINE.fullmatch(stored[0])
+    return None if stored is None else pointed_to(stored[0], store.spark_path(f"{day}/{POINTER}"))
+
+
+def pointed_to(body: bytes, where: str) -> str:
+    """The run id in the content of a `_CURRENT`. Raises PublishedRunInvalid that names `where`."""
+    line = _POINTER_LINE.fullmatch(body)
     if line is None:
-        raise PublishedRunInvalid(f"{where}: expected one line run_id=<id>, found {stored[0][:80]!r}. Publish the date again")
-    return read_manifest(store, day, line.group(1).decode())
+        raise PublishedRunInvalid(f"{where}: expected one line run_id=<id>, found {body[:80]!r}. Publish the date again")
+    return line.group(1).decode()
 
 
 def read_manifest(store: Store, day: str, run_id: str) -> Manifest:
@@ -147,6 +171,10 @@ def check_files(store: Store, manifest: Manifest, *, hashes: bool, extra: bool) 
                 problems.append(f"{name}: expected SHA-256 {expected[name].sha256}, found {digest}")
     if problems:
         raise PublishedRunInvalid(f"{where}: {'; '.join(problems)}. Publish the date again")
+
+
+def _json(fields: Mapping[str, object]) -> bytes:
+    return (json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def _hash(file: BinaryIO) -> tuple[int, str]:

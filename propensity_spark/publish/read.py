@@ -12,15 +12,16 @@ from propensity_spark.publish.store import open_store
 from propensity_spark.schemas import published_table
 
 
-def read_published(uri: str, as_of_date: date | str) -> DataFrame:
+def read_published(uri: str, as_of_date: date | str, *, hashes: bool = True) -> DataFrame:
     """The current complete run of a date at `uri`: the published columns, one row per scored candidate.
 
-    Exactly the files of its manifest are read, after a check that they are there with their sizes. Uses the active
+    Exactly the files of its manifest are read, after a check that they hold the very bytes it names. For that they pass
+    through the driver once, one at a time; with `hashes=False` only their presence and sizes are checked. Uses the active
     Spark session. Raises PublishedRunInvalid when there is no such run or it does not agree with its manifest.
     """
     store = open_store(uri)
     manifest = current_manifest(store, day_folder(as_of_date))
-    check_files(store, manifest, hashes=False, extra=False)
+    check_files(store, manifest, hashes=hashes, extra=False)
     spark = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
     files = [store.spark_path(f"{manifest.folder}/{file.key}") for file in manifest.files]
     return spark.read.schema(published_table(manifest.grain).schema).parquet(*files)

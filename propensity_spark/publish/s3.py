@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from time import sleep
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 
 from propensity_spark.errors import PublishConflict
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CopySourceTypeDef
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
 _IN_MEMORY_BYTES = 64 * 1024 * 1024
+_ONE_REQUEST = TransferConfig(multipart_threshold=5 * 1024**3, multipart_chunksize=1024**3)  # larger ones cannot be copied in one
+_OF_A_RUN = r"as_of_date=\d{4}-\d\d-\d\d/(_attempt|run_id)=[0-9a-f]+/"
 
 
 @dataclass(frozen=True)
 class S3Store:
     """Published runs under `s3://bucket/prefix`. The version of a small object is its ETag.
 
-    Endpoint, region and credentials come from boto3's default chain (AWS_ENDPOINT_URL for another server).
+    Endpoint, region and credentials come from boto3's default chain (AWS_ENDPOINT_URL for another server); AWS_REGION, which
+    S3A reads and boto3 does not, counts too.
     """
 
     bucket: str
@@ -35,7 +45,9 @@ class S3Store:
 
     @cached_property
     def client(self) -> S3Client:
-        return boto3.client("s3")
+        # What is stored is judged by the manifest's digests: a damaged pointer or manifest must be readable, to be replaced.
+        config = Config(response_checksum_validation="when_required")
+        return boto3.client("s3", region_name=os.environ.get("AWS_REGION"), config=config)
 
     def spark_path(self, key: str) -> str:
         """The location Spark reads or writes for a key."""
@@ -80,7 +92,7 @@ class S3Store:
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of every object in a run's folder by file name, nested ones by their relative path."""
         prefix = self._key(folder) + "/"
-        found = {key.removeprefix(prefix): size for key, size in self._objects(prefix)}
+        found = {key.removeprefix(prefix): size for key, size, _ in self._objects(prefix)}
         return {name: size for name, size in found.items() if name and not name.endswith("/")}
 
     def open(self, key: str) -> BinaryIO:
@@ -93,16 +105,26 @@ class S3Store:
         return cast(BinaryIO, file)
 
     def clear(self, folder: str) -> None:
-        """Remove a run's folder that nobody may read yet, manifest first."""
-        keys = [self._key(f"{folder}/_manifest.json"), *(key for key, _ in self._objects(self._key(folder) + "/"))]
-        for key in keys:
+        """Remove a folder that nobody reads, manifest first: what has none is no run."""
+        self.remove(f"{folder}/_manifest.json")
+        for key, _, _ in self._objects(self._key(folder) + "/"):
             self.client.delete_object(Bucket=self.bucket, Key=key)
 
+    def move(self, source: str, folder: str, names: Iterable[str]) -> None:
+        """Copy files into a run's folder, inside the server; what is left in `source` is the caller's to clear."""
+        for name in names:
+            origin: CopySourceTypeDef = {"Bucket": self.bucket, "Key": self._key(f"{source}/{name}")}
+            self.client.copy(origin, self.bucket, self._key(f"{folder}/{name}"), Config=_ONE_REQUEST)
+
     def settle(self, folder: str, keep: Collection[str]) -> None:
-        """Drop everything in a run's folder but `keep`; a stored object is durable as it is."""
+        """Drop everything in a run's folder but `keep`: what a dying or slower writer left."""
         for name in self.sizes(folder):
             if name not in keep:
-                self.client.delete_object(Bucket=self.bucket, Key=self._key(f"{folder}/{name}"))
+                self.remove(f"{folder}/{name}")
+
+    def remove(self, key: str) -> None:
+        """Remove one object, if it is there."""
+        self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def days(self) -> list[str]:
         """The `as_of_date=…` prefixes, oldest first."""
@@ -111,10 +133,35 @@ class S3Store:
         found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
         return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found)
 
+    def listing(self) -> tuple[datetime, dict[str, datetime]]:
+        """The present instant, and the last change of every object by key, both by the server's clock."""
+        start = self._key("")
+        changed = {key.removeprefix(start): modified for key, _, modified in self._objects(self._key("as_of_date="))}
+        return self._now(), changed
+
+    def abort_uploads(self, older_than: timedelta) -> int:
+        """Abort uploads in parts that writers of ours began and never ended; returns how many.
+
+        Ours is what lies under `as_of_date=…/_attempt=…/` or `as_of_date=…/run_id=…/` of this prefix, old is what began longer ago
+        than `older_than` by the server's clock. Everything else in the bucket is left alone.
+        """
+        ours, now = re.compile(re.escape(self._key("")) + _OF_A_RUN), self._now()
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key("as_of_date="))
+        uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+        stale = [upload for upload in uploads if ours.match(upload["Key"]) and now - upload["Initiated"] > older_than]
+        for upload in stale:
+            with suppress(self.client.exceptions.NoSuchUpload):  # somebody else was faster
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(stale)
+
     @contextmanager
     def lock(self, day: str) -> Iterator[None]:
-        """No lock: conditional PUTs decide who wins. The *same* run may be published by one process at a time only."""
+        """No lock: every attempt writes files of its own, and conditional PUTs decide whose manifest and pointer count."""
         yield
+
+    def _now(self) -> datetime:
+        answer = self.client.head_bucket(Bucket=self.bucket)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def _put_if(self, key: str, body: bytes, expected: str | None) -> None:
         if expected is None:
@@ -122,9 +169,9 @@ class S3Store:
         else:
             self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, IfMatch=expected)
 
-    def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int, datetime]]:
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-            yield from ((entry["Key"], entry["Size"]) for entry in page.get("Contents", []))
+            yield from ((entry["Key"], entry["Size"], entry["LastModified"]) for entry in page.get("Contents", []))
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

@@ -11,9 +11,10 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -77,23 +78,42 @@ class LocalStore:
         return (self.root / key).open("rb")
 
     def clear(self, folder: str) -> None:
-        """Remove a run's folder that nobody may read yet, manifest first."""
+        """Remove a folder that nobody reads, manifest first: what has none is no run."""
         base = self.root / folder
         if base.exists():
             (base / "_manifest.json").unlink(missing_ok=True)
             shutil.rmtree(base)
 
-    def settle(self, folder: str, keep: Collection[str]) -> None:
-        """Drop everything in a run's folder but `keep` (what Spark or a dying writer left) and force that to the disk."""
-        for path in (self.root / folder).iterdir():
-            if path.name in keep:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            elif path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    def move(self, source: str, folder: str, names: Iterable[str]) -> None:
+        """Move files into a run's folder, forced to the disk."""
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with (self.root / source / name).open("rb") as file:
+                os.fsync(file.fileno())
+            (self.root / source / name).replace(self.root / folder / name)
         _sync_folder(self.root / folder)
+
+    def settle(self, folder: str, keep: Collection[str]) -> None:
+        """Drop everything in a run's folder but `keep`: what a dying or slower writer left."""
+        for path in (self.root / folder).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in keep:
+                path.unlink()
+
+    def remove(self, key: str) -> None:
+        """Remove one file, if it is there."""
+        (self.root / key).unlink(missing_ok=True)
+
+    def listing(self) -> tuple[datetime, dict[str, datetime]]:
+        """The present instant, and the last change of every file by key, both by the store's clock."""
+        files = [path for path in self.root.glob("as_of_date=*/**/*") if path.is_file()]
+        changed = {path.relative_to(self.root).as_posix(): datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in files}
+        return datetime.now(UTC), changed
+
+    def abort_uploads(self, older_than: timedelta) -> int:
+        """Nothing: a file system has no uploads in parts."""
+        return 0
 
     def days(self) -> list[str]:
         """The `as_of_date=…` folders, oldest first."""

@@ -41,14 +41,15 @@ def verify(uri: str, as_of_date: date | str | None = None) -> list[Verified]:
     """
     store = open_store(uri)
     if as_of_date is not None:
-        return [_verify_run(store, current_manifest(store, day_folder(as_of_date)))]
+        return [verify_run(store, current_manifest(store, day_folder(as_of_date)))]
     days = [day for day in store.days() if store.read(f"{day}/{POINTER}") is not None]
     if not days:
         raise PublishedRunInvalid(f"{uri}: expected as_of_date=YYYY-MM-DD folders with a _CURRENT, found none. Run the publish stage")
-    return [_verify_run(store, current_manifest(store, day)) for day in days]
+    return [verify_run(store, current_manifest(store, day)) for day in days]
 
 
-def _verify_run(store: Store, manifest: Manifest) -> Verified:
+def verify_run(store: Store, manifest: Manifest) -> Verified:
+    """Hold the stored files of one run against its manifest. Raises PublishedRunInvalid."""
     check_files(store, manifest, hashes=True, extra=True)
     users: set[str] = set()
     for file in manifest.files:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -11,7 +13,17 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import NothingToPublish, PublishConflict, PublishedRunInvalid
-from propensity_spark.publish.manifest import MANIFEST, POINTER, Manifest, Provenance, check_files, describe_part, read_manifest
+from propensity_spark.publish.manifest import (
+    ATTEMPT,
+    MANIFEST,
+    POINTER,
+    Manifest,
+    Provenance,
+    check_files,
+    describe_part,
+    pointed_to,
+    read_manifest,
+)
 from propensity_spark.publish.store import Store, open_store
 from propensity_spark.schemas import published_table
 
@@ -33,17 +45,51 @@ def publish_scores(scores: DataFrame, uri: str, as_of: date, *, grain: str, prov
     is stored already is left as it is and only made current. Each user's rows are in one file, in order of rank.
     Raises NothingToPublish for no rows, PublishConflict when somebody else moved the pointer meanwhile.
     """
-    store = open_store(uri)
     scores = scores.select(*published_table(grain).column_names)
-    manifest = _plan(scores, as_of, grain, provenance)
-    pointer = f"{manifest.day}/{POINTER}"
-    with store.lock(manifest.day):
-        before = store.read(pointer)
-        is_new = not _is_stored(store, manifest)
-        if is_new:
-            _write_run(store, scores, manifest, files)
-        store.write(pointer, f"run_id={manifest.run_id}\n".encode(), before[1] if before else None)
-    return Published(store.spark_path(manifest.folder), manifest.run_id, manifest.rows, is_new)
+    order = [name for name in ("user_id", "rank") if name in scores.columns]
+
+    def write_parts(location: str) -> None:
+        (
+            scores.repartition(files, "user_id")
+            .sortWithinPartitions(*order)
+            .write.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+            .option("compression", "snappy")
+            .parquet(location)
+        )
+
+    return publish_run(open_store(uri), _plan(scores, as_of, grain, provenance), write_parts)
+
+
+def publish_run(store: Store, planned: Manifest, write_parts: Callable[[str], None]) -> Published:
+    """Store the planned run (a manifest without files), unless it is there, and make it current.
+
+    `write_parts` puts `planned.rows` rows as part-*.parquet into the empty folder it is given. Several processes may publish
+    at once: of the same run one's files count and all succeed; of two runs one becomes current, the other is a PublishConflict.
+    """
+    with store.lock(planned.day):
+        before = store.read(f"{planned.day}/{POINTER}")
+        manifest = replace(planned, replaces=_run_before(before, planned))
+        is_new = not _is_stored(store, manifest) and _write_run(store, manifest, write_parts)
+        point_to(store, planned.day, planned.run_id, before)
+    return Published(store.spark_path(planned.folder), planned.run_id, planned.rows, is_new)
+
+
+def point_to(store: Store, day: str, run_id: str, before: tuple[bytes, str] | None) -> None:
+    """Make a stored run current, if `_CURRENT` is still what was read `before` (content and version; None: not there).
+
+    Raises PublishConflict when it is not, or when the run was removed while the pointer moved, which then moves back.
+    """
+    pointer = f"{day}/{POINTER}"
+    store.write(pointer, f"run_id={run_id}\n".encode(), before[1] if before else None)
+    try:
+        read_manifest(store, day, run_id)
+    except PublishedRunInvalid as error:
+        moved = store.read(pointer)
+        if before and moved:
+            store.write(pointer, before[0], moved[1])
+        raise PublishConflict(
+            f"{store.spark_path(pointer)}: run {run_id} was removed while it was made current. Run publish again"
+        ) from error
 
 
 def _plan(scores: DataFrame, as_of: date, grain: str, provenance: Provenance) -> Manifest:
@@ -98,6 +144,15 @@ def _run_id(digest: str, as_of: date, grain: str, model: tuple[str, str], proven
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def _run_before(before: tuple[bytes, str] | None, planned: Manifest) -> str | None:
+    """The run in the `_CURRENT` read before, for `replaces`; None also when it is this one, or a damaged line."""
+    try:
+        run_id = pointed_to(before[0], POINTER) if before else None
+    except PublishedRunInvalid:
+        return None
+    return run_id if run_id != planned.run_id else None
+
+
 def _is_stored(store: Store, manifest: Manifest) -> bool:
     """Whether the run is there, complete and undamaged; then only strays beside it go. One that is not has no readers."""
     try:
@@ -109,25 +164,32 @@ def _is_stored(store: Store, manifest: Manifest) -> bool:
     return True
 
 
-def _write_run(store: Store, scores: DataFrame, manifest: Manifest, files: int) -> None:
-    """Clear what an interrupted attempt left, write the parts, then the manifest from the bytes that are stored."""
-    store.clear(manifest.folder)
-    order = [name for name in ("user_id", "rank") if name in scores.columns]
-    (
-        scores.repartition(files, "user_id")
-        .sortWithinPartitions(*order)
-        .write.mode("append")
-        .option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-        .option("compression", "snappy")
-        .parquet(store.spark_path(manifest.folder))
-    )
-    names = sorted(name for name in store.sizes(manifest.folder) if name.startswith("part-"))
-    store.settle(manifest.folder, names)
-    parts = tuple(describe_part(store, manifest.folder, name) for name in names)
+def _write_run(store: Store, manifest: Manifest, write_parts: Callable[[str], None]) -> bool:
+    """Write the parts into a folder of this attempt's own, move them into the run's, then write the manifest of their bytes.
+
+    False when another process that published the same run had its manifest there first: its files count, ours go.
+    """
+    key = f"{manifest.folder}/{MANIFEST}"
+    damaged = store.read(key)
+    attempt = f"{manifest.day}/{ATTEMPT}{uuid.uuid4().hex}"
+    write_parts(store.spark_path(attempt))
+    names = sorted(name for name in store.sizes(attempt) if name.startswith("part-"))
+    parts = tuple(describe_part(store, attempt, name) for name in names)
     stored = sum(part.rows for part in parts)
     if stored != manifest.rows:
+        store.clear(attempt)
         raise PublishConflict(
             f"{store.spark_path(manifest.folder)}: expected {manifest.rows} rows, found {stored} in {len(parts)} files: "
-            "the table changed or another process wrote the same run meanwhile. Run publish again"
+            "the table changed meanwhile. Run publish again"
         )
-    store.write(f"{manifest.folder}/{MANIFEST}", replace(manifest, files=parts).to_json(), None)
+    store.move(attempt, manifest.folder, names)
+    try:
+        store.write(key, replace(manifest, files=parts).to_json(), damaged[1] if damaged else None)
+        store.settle(manifest.folder, [MANIFEST, *names])
+        is_ours = True
+    except PublishConflict:
+        if not _is_stored(store, manifest):
+            raise
+        is_ours = False
+    store.clear(attempt)
+    return is_ours

@@ -58,8 +58,7 @@ def _execute(run: Run) -> Outcome:
 
 def _reports(run: Run) -> Path | None:
     """Folder of the reports; None where the lake root is not a local folder (then MLflow alone keeps them)."""
-    root = run.lake.root.removeprefix("file://")
-    return None if "://" in root else Path(root) / "reports"
+    return run.lake.folder and run.lake.folder / "reports"
 
 
 def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:

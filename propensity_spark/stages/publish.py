@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
+
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import TableMissing
-from propensity_spark.publish import Provenance, publish_scores
+from propensity_spark.publish import Provenance, Tidied, publish_scores, tidy
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import RUNS, scores_table
+
+log = logging.getLogger(__name__)
 
 
 def _execute(run: Run) -> Outcome:
@@ -16,6 +21,9 @@ def _execute(run: Run) -> Outcome:
     published = publish_scores(
         scores, settings.publish.uri, run.as_of, grain=settings.grain, provenance=_provenance(run), files=settings.publish.files
     )
+    tidied = tidy(settings.publish.uri, settings.publish)
+    if tidied != Tidied():
+        log.info("tidied", extra=asdict(tidied))
     state = "published" if published.is_new else "was published already, unchanged"
     return Outcome(
         rows_in=published.rows,

@@ -95,7 +95,7 @@ def test_a_killed_publisher_leaves_the_old_run_and_the_next_one_finishes(spark: 
         output = process.communicate()[0]  # ends when the JVM, which holds the pipe too, has ended
         assert process.returncode == -signal.SIGKILL, output.decode()
         left = [path.name for path in (uri / f"as_of_date={DAY}").rglob("*")]
-        assert len([name for name in left if name.startswith("run_id=")]) == 2, "it died before it had written anything"
+        assert len([name for name in left if name.startswith(("run_id=", "_attempt="))]) > 1, "it died before it had written anything"
     assert (uris["before_pointer_is_renamed"] / f"as_of_date={DAY}" / "_CURRENT.tmp").exists()
     for uri in uris.values():
         new = _publish(spark, uri, 0.2)

@@ -172,6 +172,8 @@ def test_some_stages_of_the_line(ran: list[Any], tmp_path: Path, words: list[str
         (["run", "--conf", "nowhere.yml"], "nowhere.yml: cannot be read"),
         (["run", "--dataset", "retail"], "DATA=<folder>"),
         (["verify", "s3a://b", "--as-of", "soon"], "found 'soon'"),
+        (["rollback", "--set", "publish.uri=s3a://b"], "--as-of: expected the date"),
+        (["run", "--set", "lake.root=s3a://b/lake"], "mlflow.tracking_uri: is null, and an embedded store cannot live under"),
     ],
 )
 def test_a_mistake_in_the_words_is_one_message_exit_code_2_and_nothing_written(

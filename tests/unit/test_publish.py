@@ -83,6 +83,7 @@ def test_layout_manifest_and_rows(publish: Callable[..., Published], tmp_path: P
     assert sorted(path.name for path in day.iterdir()) == ["_CURRENT", folder.name]
     manifest = json.loads((folder / "_manifest.json").read_text())
     files = manifest.pop("files")
+    assert len(manifest.pop("manifest_sha256")) == 64
     assert manifest == {
         "as_of_date": "2024-12-31",
         "run_id": published.run_id,
@@ -96,6 +97,7 @@ def test_layout_manifest_and_rows(publish: Callable[..., Published], tmp_path: P
         "code_version": "0.1.0",
         "scored_at": "2025-01-01T02:03:04.000005Z",
         "rows": 60,
+        "replaces": None,
     }
     assert sorted(path.name for path in folder.iterdir()) == sorted(["_manifest.json", *(file["key"] for file in files)])
     assert len(files) == 2
@@ -358,9 +360,14 @@ def _flip(part: Path, manifest: Path) -> None:
     part.write_bytes(bytes(body))
 
 
-def _edit(**changes: object) -> Callable[[Path, Path], None]:
+def _edit(sealed: bool = False, **changes: object) -> Callable[[Path, Path], None]:
+    """Change fields of the manifest; unless `sealed` without the digest over them, as those of version 0.1.0 are."""
+
     def damage(part: Path, manifest: Path) -> None:
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+        fields = json.loads(manifest.read_text()) | changes
+        if not sealed:
+            del fields["manifest_sha256"]
+        manifest.write_text(json.dumps(fields))
 
     return damage
 
@@ -376,6 +383,7 @@ def _edit(**changes: object) -> Callable[[Path, Path], None]:
         (lambda part, manifest: manifest.write_text("{"), r"_manifest.json: not a manifest"),
         (lambda part, manifest: manifest.write_text("[]"), r"_manifest.json: not a manifest"),
         (lambda part, manifest: manifest.write_text(manifest.read_text() + "x"), r"_manifest.json: not a manifest"),
+        (_edit(sealed=True, code_version="0.9.9"), r"not what its manifest_sha256 says"),
         (_edit(rows=61), r"rows is 61, its files have 60"),
         (_edit(grain="item"), r"grain is 'item'"),
         (_edit(grain="user"), r"expected columns"),

@@ -79,9 +79,11 @@ def test_without_a_master_the_session_that_is_there_is_taken_and_told_utc(spark:
 
 def test_the_local_session_knows_delta_and_another_s3(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
     session = get_session(SparkSettings(master="local[2]", shuffle_partitions=2))
     assert session.conf.get("spark.sql.extensions") == "io.delta.sql.DeltaSparkSessionExtension"
     assert session.conf.get("spark.hadoop.fs.s3a.endpoint") == "http://127.0.0.1:9000"
     assert session.conf.get("spark.hadoop.fs.s3a.path.style.access") == "true"
-    for key in ("endpoint", "path.style.access"):
+    assert session.conf.get("spark.hadoop.fs.s3a.endpoint.region") == "eu-west-3"
+    for key in ("endpoint", "path.style.access", "endpoint.region"):
         session.conf.unset(f"spark.hadoop.fs.s3a.{key}")
