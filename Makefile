@@ -13,7 +13,7 @@ BIN := "$(CURDIR)/.venv/bin"
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
-	@echo '  make run [DATASET=stocks|sp500|retail] [DATA=folder] [AS_OF=YYYY-MM-DD] [SCORE_ONLY=1] [SET="key=value ..."]'
+	@echo '  make run [DATASET=stocks|sp500|retail|funds] [DATA=folder] [AS_OF=YYYY-MM-DD] [SCORE_ONLY=1] [SET="key=value ..."]'
 
 setup: ## virtual environment from requirements.lock, JVM jars from jars.lock
 	@command -v "$(PYTHON)" >/dev/null || { echo "set-up: $(PYTHON) was not found: install Python 3.11 or newer" \

@@ -24,7 +24,7 @@ from rich.console import Console
 from propensity_spark import __version__
 from propensity_spark.as_of import as_of_date, days_between
 from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings
-from propensity_spark.console import LineProgress, Result, closing_facts, closing_table
+from propensity_spark.console import LineProgress, Result, change_lines, change_table, closing_facts, closing_table
 from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing, WrongVersion
 from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
 from propensity_spark.platform import hand_over, is_connect, on_databricks, takes_values
@@ -45,6 +45,7 @@ COMMANDS = {
     **{name: f"the stage {name} alone" for name in STAGES},
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
+    "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
     "verify": "hold a published run against its manifest",
     "rollback": "make an earlier published run of a date current again",
     "feed": "serve the simulated market over the feed's API until interrupted",
@@ -85,6 +86,8 @@ def _with_settings(options: argparse.Namespace) -> int:
         return 0
     if options.command == "rollback":
         return _rollback(settings, options)
+    if options.command == "explain-change":
+        return _explain_change(settings, options)
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "feed":
         return _feed(settings, as_of, options.port)
@@ -168,9 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     parsers["rollback"].add_argument(
         "--to", metavar="RUN_ID", help="a complete run of the date (default: the one that the current run replaced)"
     )
+    parsers["explain-change"].add_argument("--user", required=True, help="user_id")
+    parsers["explain-change"].add_argument("--item", help="item_id (grain user_item; default: the user's first in rank on the second date)")
+    parsers["explain-change"].add_argument("--json", action="store_true", help="the numbers as JSON")
+    for command, first, last in (("explain-change", "earlier", "later"), ("dates", "first", "last")):
+        parsers[command].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help=f"{first} date")
+        parsers[command].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help=f"{last} date, included")
     parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
-    parsers["dates"].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help="first date")
-    parsers["dates"].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help="last date, included")
     parsers["verify"].add_argument("uri", help="folder or s3a:// prefix that was published to")
     parsers["verify"].add_argument("--as-of", metavar="YYYY-MM-DD", help="only this date (default: every published one)")
     return parser
@@ -272,6 +279,29 @@ def _feed(settings: Settings, as_of: date, port: int) -> int:
     from propensity_spark.simulate.feed import serve
 
     serve(settings, port, as_of, _show)
+    return 0
+
+
+def _explain_change(settings: Settings, options: argparse.Namespace) -> int:
+    between = days_between(options.start, options.end, datetime.now(UTC))
+    if len(between) < 2:
+        raise ConfigurationError(f"--from {options.start} --to {options.end}: expected two dates, the earlier one first")
+    start_logging(log_folder(settings), options.verbose)
+    spark = _session(settings, options.verbose)
+    from propensity_spark.evaluate.change import as_json
+    from propensity_spark.explain_change import explain_change
+    from propensity_spark.tables import Lake
+
+    found = explain_change(Lake(spark, settings.lake), settings, options.user, options.item, (between[0], between[-1]))
+    if options.json:
+        _show(json.dumps(as_json(found), indent=1, ensure_ascii=False))
+        return 0
+    for line in change_lines(found):
+        _show(line)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(change_table(found))
     return 0
 
 

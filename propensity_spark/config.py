@@ -142,22 +142,38 @@ class MlflowSettings(Section):
 
 
 class LabelSettings(Section):
-    """Label 1 = at least one event of `event_types` in (D, D + horizon_days], not wholly undone by a `cancel`."""
+    """Label 1 = at least one event of `event_types` in (D, D + horizon_days], not wholly undone by a `cancel`.
+
+    `delay_days`: by how many days a purchase may become known after its date; a window has closed that long after its end.
+    """
 
     event_types: tuple[str, ...] = ("buy",)
     horizon_days: Positive = 7
+    delay_days: Count = 0
+
+    @property
+    def closing_days(self) -> int:
+        """Days from D until the label of D can no longer change."""
+        return self.horizon_days + self.delay_days
 
 
 class ScheduleSettings(Section):
-    """As-of dates for training: every `every_weeks` weeks on `weekday` (ISO 1–7), the last `dates` matured ones."""
+    """As-of dates for training: every `every_weeks` weeks on `weekday` (ISO 1–7), the last `dates` matured ones.
+
+    `listed_dates`: these dates instead, for a source that can be looked at on certain dates only.
+    """
 
     weekday: Annotated[int, Field(ge=1, le=7)] = 5
     every_weeks: Positive = 1
     dates: Positive = 40
+    listed_dates: tuple[date, ...] | None = None
 
 
 class CandidateSettings(Section):
-    """Which (user, item) pairs are worth scoring on D (grain `user_item`)."""
+    """Which (user, item) pairs are worth scoring on D (grain `user_item`).
+
+    `exclude_held`: a pair that is held (a `buy` in `held_days`) is no candidate, whatever else speaks for it.
+    """
 
     held_days: Positive = 365
     viewed_days: Positive = 30
@@ -165,6 +181,7 @@ class CandidateSettings(Section):
     affine_sectors: Count = 2
     items_per_affine_sector: Count = 5
     all_items: bool = False
+    exclude_held: bool = False
 
 
 class FeatureSettings(Section):
@@ -174,18 +191,31 @@ class FeatureSettings(Section):
 
 
 class SplitSettings(Section):
-    """How many of the latest schedule dates go to each slice, in time order; the rest is training."""
+    """Which rows go to which slice.
 
+    `by: dates`: so many of the latest schedule dates go to test, calibration and validation, in time order; the rest is training.
+    `by: users`, for a horizon too long for three purges: only test lies apart in time; on the dates whose windows have closed by
+    then, these shares of the users (by a hash) go to validation and calibration, the others to training.
+    """
+
+    by: Literal["dates", "users"] = "dates"
     test_dates: Positive = 4
     calibration_dates: Positive = 3
     validation_dates: Positive = 3
     min_train_dates: Positive = 8
+    calibration_users: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
+    validation_users: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
 
 
 class SamplingSettings(Section):
-    """Share of negatives kept in train and validation; calibration and test are never sampled."""
+    """Share of negatives kept in train and validation; of the pairs of a user, calibration and test keep all.
+
+    `user_share`: the training dates (of every slice, test too) look at this share of the users, chosen by a hash; the day
+    that is scored has all users. Only pairs are thinned, so at grain `user` it changes nothing.
+    """
 
     negative_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    user_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     seed: int = 20260101
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress on a terminal (plain lines elsewhere) and the closing table."""
+"""What a person sees: progress on a terminal (plain lines elsewhere), the closing table, and what became of a score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from propensity_spark.run import Outcome
+
+if TYPE_CHECKING:
+    from propensity_spark.evaluate.change import Change
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +94,35 @@ def closing_facts(results: Sequence[Result]) -> list[str]:
     """What the stages found worth reading last, `name: value`, in the order of the line: AUC, baseline, ceiling, report …"""
     outcomes = [result.outcome for result in results if result.outcome is not None]
     return [f"{name}: {value}" for outcome in outcomes for name, value in outcome.facts.items()]
+
+
+def change_lines(found: Change) -> list[str]:
+    """What stands above the table of `change_table`: model, dates, probability and log-odds, calibration, notes."""
+    before, after = found.before, found.after
+    rows = "; ".join(f"{s.raw_probability:.4f} → {s.probability:.4f} as of {s.scored.as_of_date}" for s in (before, after))
+    return [
+        f"{found.model_name} version {found.model_version}" + (f", item {found.item_id}" if found.item_id is not None else ""),
+        f"purchase_probability: {before.probability:.4f} as of {before.scored.as_of_date} → {after.probability:.4f} as of "
+        f"{after.scored.as_of_date} ({found.probability:+.4f})",
+        f"log-odds before calibration: {before.margin:.4f} → {after.margin:.4f} ({found.margin:+.4f})",
+        f"calibration: {rows}. One rising curve, fixed at training: it scales a change and never turns it round",
+        *found.notes,
+        *([] if any(one.has_moved for one in found.moved) else ["No feature moved: the score is the same for the same reasons."]),
+    ]
+
+
+def change_table(found: Change) -> Table:
+    """One row per feature that moved, the greatest difference first. Differences sum to the change in log-odds, shares to 100%."""
+    table = Table("feature", box=None, pad_edge=False)
+    for heading in ("from", "to", "log-odds from", "log-odds to", "difference", "share", "probability"):
+        table.add_column(heading, justify="right")
+    for one in found.moved:
+        if one.has_moved:
+            values = ("null" if value is None else f"{value:.6g}" for value in (one.value_before, one.value_after))
+            odds = (f"{one.contribution_before:+.4f}", f"{one.contribution_after:+.4f}", f"{one.difference:+.4f}")
+            parts = ("", "") if one.share is None or one.points is None else (f"{one.share:.1%}", f"{one.points:+.4f}")
+            table.add_row(one.feature, *values, *odds, *parts)
+    table.add_section()
+    whole = ("100.0%", f"{found.probability:+.4f}") if found.margin else ("", "")
+    table.add_row("together", "", "", f"{found.before.margin:+.4f}", f"{found.after.margin:+.4f}", f"{found.margin:+.4f}", *whole)
+    return table

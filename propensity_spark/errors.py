@@ -107,6 +107,10 @@ class NoChampion(PropensityError):
     """Nothing has been promoted yet, so nothing can be scored."""
 
 
+class NotScored(PropensityError):
+    """The user, or the pair, has no score on a date that is to be explained."""
+
+
 class NothingToPublish(PropensityError):
     """There is not one score for the date; what was published before stays."""
 

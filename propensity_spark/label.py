@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.config import LabelSettings, SamplingSettings
@@ -26,9 +26,9 @@ def purchases(activity: DataFrame, dates: Sequence[date], label: LabelSettings, 
     purchase without a quantity counts as 1, a cancellation without one undoes the whole order.
     Raises NotEnoughHistory for a date whose window has not closed by `as_of`.
     """
-    open_dates = [day for day in dates if day + timedelta(days=label.horizon_days) > as_of]
+    open_dates = [day for day in dates if day + timedelta(days=label.closing_days) > as_of]
     if open_dates:
-        closes = max(open_dates) + timedelta(days=label.horizon_days)
+        closes = max(open_dates) + timedelta(days=label.closing_days)
         raise NotEnoughHistory(
             f"label: the window of {max(open_dates)} closes on {closes}, after the as-of date {as_of}; label earlier dates"
         )
@@ -59,22 +59,26 @@ def labels(keys: DataFrame, bought: DataFrame, grain: str) -> DataFrame:
     return keys.join(marked, key, "left").withColumn("label", F.coalesce("bought", F.lit(0)).cast("int")).drop("bought")
 
 
-def sampled(labelled: DataFrame, slices: Mapping[str, Sequence[date]], sampling: SamplingSettings, grain: str) -> DataFrame:
-    """Rows of the slices' dates with `split` and `sample_weight`; negatives of train and validation are thinned.
+def sampled(labelled: DataFrame, slice_of: Column, sampling: SamplingSettings, grain: str) -> DataFrame:
+    """Rows with `split` and `sample_weight`; negatives of train and validation are thinned.
 
-    A negative is kept by a hash of its key and the seed, so the choice does not depend on order, partitions or other
-    rows. Its weight is 1 / `negative_share`; positives, and every row of calibration and test, have weight 1. Dates in
-    no slice (the purged ones) give no rows.
+    `slice_of` names the slice of a row; rows in none (those of purged dates) are left out. A negative is kept by a hash of
+    its key and the seed, so the choice does not depend on order, partitions or other rows. Its weight is
+    1 / `negative_share`; positives, and every row of calibration and test, have weight 1.
     """
-    spark = labelled.sparkSession
-    of_date = local_frame(spark, [(day, name) for name, days in slices.items() for day in days], "as_of_date date, split string")
     thinned = F.col("split").isin(*SAMPLED) & (F.col("label") == 0)
     bucket = F.pmod(F.xxhash64(*grain_key(grain), F.lit(sampling.seed)), F.lit(_BUCKETS))
     return (
-        labelled.join(F.broadcast(of_date), "as_of_date", "inner")
-        .where(~thinned | (bucket < round(sampling.negative_share * _BUCKETS)))
+        labelled.withColumn("split", slice_of)
+        .where(F.col("split").isNotNull() & (~thinned | (bucket < round(sampling.negative_share * _BUCKETS))))
         .withColumn("sample_weight", F.when(thinned, 1.0 / sampling.negative_share).otherwise(1.0))
     )
+
+
+def looked_at(sampling: SamplingSettings) -> Column:
+    """Whether a user (`user_id`) is one of the share that training dates look at: by a hash, so always the same users."""
+    bucket = F.pmod(F.xxhash64("user_id", F.lit("looked at"), F.lit(sampling.seed)), F.lit(_BUCKETS))
+    return bucket < round(sampling.user_share * _BUCKETS)
 
 
 def require_both_classes(training_set: DataFrame) -> dict[str, int]:

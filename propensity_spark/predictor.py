@@ -67,6 +67,20 @@ class PropensityModel:
         probability: npt.NDArray[np.float64] = np.interp(raw, self.calibration_x, self.calibration_y)
         return probability
 
+    def contributions(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Exact SHAP values of the trees in log-odds, (rows, features + 1): one per feature and, last, what all rows start from.
+
+        A row's sum is its log-odds before calibration. Source: Lundberg et al., "From local explanations to global understanding
+        with explainable AI for trees", 2020.
+        """
+        import xgboost
+
+        rows = xgboost.DMatrix(matrix, missing=np.nan)
+        found: npt.NDArray[np.float64] = (
+            _booster(self.booster).predict(rows, pred_contribs=True, validate_features=False).astype(np.float64)
+        )
+        return found
+
     def save(self, folder: Path) -> None:
         """Write booster.ubj, calibration.json and model.json."""
         dates = {"train_from": str(self.train_from), "train_to": str(self.train_to)}

@@ -147,7 +147,8 @@ def user_item_features(activity: list[Row], items: list[Row] | None, day: date, 
             "popular": set(ranking[: candidates["popular_items"]]),
             "all": known if candidates["all_items"] else set(),
         }
-        for item in known & set().union(*reasons.values()):
+        left_out = reasons["held"] if candidates["exclude_held"] else set()
+        for item in (known & set().union(*reasons.values())) - left_out:
             row = _pair([event for event in own if event["item_id"] == item], day)
             source = next(name for name, chosen in reasons.items() if item in chosen)
             row |= {"user_id": user, "item_id": item, "as_of_date": day, "candidate_source": source}

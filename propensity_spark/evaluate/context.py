@@ -99,6 +99,16 @@ def notes(settings: Settings, found: Mapping[str, Any], strangers: int) -> list[
             "ROC-AUC, PR-AUC, Brier score, log loss and calibration are over the candidates; recall, gain, F1 and nDCG count purchases "
             "outside the candidates as missed."
         )
+    if settings.grain == "user_item" and settings.sampling.user_share < 1:
+        said.append(
+            f"Trained and tested on {settings.sampling.user_share:.0%} of the users, chosen by a hash of their id (sampling.user_share); "
+            "every pair of theirs is in the test slice. The day that is scored has all users."
+        )
+    if settings.split.by == "users":
+        said.append(
+            "Validation and calibration are other users of the training dates, not later dates (split.by: users); only test lies later, "
+            f"by {settings.label.closing_days} days or more."
+        )
     if strangers:
         said.append(
             f"{strangers:,} purchases in the test windows were made by users without any event by the as-of date. They are outside the "

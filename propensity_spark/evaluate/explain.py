@@ -27,9 +27,7 @@ def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any
     """
     booster = _booster(model)
     sample = _sample(test, model, rows)
-    import xgboost
-
-    contributions = booster.predict(xgboost.DMatrix(sample, missing=np.nan), pred_contribs=True)[:, :-1]
+    contributions = model.contributions(sample)[:, :-1]
     mean = np.abs(contributions).mean(axis=0)
     order = np.argsort(-mean, kind="stable")
     gain = {model.features[int(name[1:])]: float(value) for name, value in booster.get_score(importance_type="total_gain").items()}
@@ -56,7 +54,7 @@ def _sample(test: DataFrame, model: PropensityModel, rows: int) -> NDArray[np.fl
     return matrix_of(table["features"].combine_chunks(), len(model.features))
 
 
-def _points(contributions: NDArray[np.float32], values: NDArray[np.float32]) -> list[list[float | None]]:
+def _points(contributions: NDArray[np.float64], values: NDArray[np.float32]) -> list[list[float | None]]:
     shown = slice(0, POINTS)
     present = np.sort(values[~np.isnan(values)])
     middle = (np.searchsorted(present, values, "left") + np.searchsorted(present, values, "right")) / 2

@@ -22,7 +22,8 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
     A pair is a candidate because it is held (a `buy` in `held_days`), viewed (in `viewed_days`), affine (one of the
     `items_per_affine_sector` most bought items of one of the user's `affine_sectors` sectors by spending in 365 days),
     popular (one of the `popular_items` most bought) or all (`all_items`); `candidate_source` is the first of these that
-    applies. Most bought: by item_buyers_30d, at least one, ties by item_id. Only items known on the date.
+    applies. Most bought: by item_buyers_30d, at least one, ties by item_id. Only items known on the date. With `exclude_held`
+    held pairs are left out.
     """
     key = ["user_id", "item_id"]
     changes = [
@@ -31,7 +32,10 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
     ]
     together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), changes)
     state = running_state(together, key, grid, _STATE, latest=["last_view", "last_buy"])
-    source = candidate_source(["held", "viewed", "affine", "popular", "all"])
+    reasons = ["viewed", "affine", "popular", "all"]
+    source = candidate_source(["held", *reasons])
+    if settings.exclude_held:
+        source = F.when(F.col("held") == 0, candidate_source(reasons))
     chosen = state.withColumn("candidate_source", source).where(F.col("candidate_source").isNotNull())
     rows = each_position(chosen.join(spending, ["user_id"], "left"))
     rows = rows.join(F.broadcast(item_dates), ["item_id", "position"], "inner").withColumn("as_of_date", grid.day(F.col("position")))

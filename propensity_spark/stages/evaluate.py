@@ -14,7 +14,7 @@ from propensity_spark.errors import ChallengerRefused
 from propensity_spark.evaluate import context, report
 from propensity_spark.evaluate.heldout import assess
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
-from propensity_spark.label import purchases
+from propensity_spark.label import looked_at, purchases
 from propensity_spark.models import CHALLENGER, champion_version, load, log_evaluation, promote, version_of
 from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
@@ -30,7 +30,8 @@ def _execute(run: Run) -> Outcome:
     test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
     dates = [row["as_of_date"] for row in test_dates.collect()]
     population = lake.read(USER_FEATURES).select("user_id", "as_of_date")
-    every = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
+    bought = purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of)
+    every = keep(bought if settings.grain == "user" else bought.where(looked_at(settings.sampling)))
     bought = keep(every.join(population, ["user_id", "as_of_date"], "left_semi"))
     champion = load(settings, rival) if rival else None
     truth = _truth(run, dates)

@@ -19,6 +19,7 @@ from propensity_spark.features.pending import Change, Success, pending_dates
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
+from propensity_spark.label import looked_at
 from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
@@ -30,8 +31,10 @@ def _execute(run: Run) -> Outcome:
     first_event = min(days.get("first event", {}), default=None)
     needed = feature_dates(run.settings, first_event, run.as_of) if first_event else []
     dates = _pending(run, days, _user_tables(run.settings), needed)
-    if dates:
-        _write_user_tables(run, dates)
+    if _is_thinned(run.settings) and _is_without_everyone(run, days):
+        dates = sorted({*dates, run.as_of})
+    for part in _parts(run, dates):
+        _write_user_tables(run, part)
     written = dict.fromkeys(_user_tables(run.settings), dates)
     note = f"{len(dates)} as-of dates"
     if run.settings.has_market:
@@ -82,6 +85,24 @@ def _pending(run: Run, days: Mapping[str, Mapping[date, datetime | None]], table
     return pending_dates(needed, stored, run.as_of, successes, changes)
 
 
+def _is_thinned(settings: Settings) -> bool:
+    return settings.grain == "user_item" and settings.sampling.user_share < 1
+
+
+def _is_without_everyone(run: Run, days: Mapping[str, Mapping[date, datetime | None]]) -> bool:
+    """Whether the pairs of all users are still to be made: as a training date of another run, the day has those of a share."""
+    as_scored = {**days, "success": {day: at for day, at in days.get("success", {}).items() if day == run.as_of}}
+    return run.as_of in _pending(run, as_scored, _user_tables(run.settings), [run.as_of])
+
+
+def _parts(run: Run, dates: Sequence[date]) -> list[list[date]]:
+    """The dates by the users whose pairs they get: the day that is scored everyone's, the others those of `looked_at`."""
+    if not _is_thinned(run.settings):
+        return [list(dates)] if dates else []
+    parts = [[day for day in dates if day != run.as_of], [day for day in dates if day == run.as_of]]
+    return [part for part in parts if part]
+
+
 def _visible(run: Run, table: Table) -> DataFrame:
     return run.lake.read(table).where(F.col("visible_date") <= F.lit(run.as_of))
 
@@ -97,7 +118,8 @@ def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
         _replace(run, user_features(events, activity, users, spending, grid=grid, risk_levels=levels), USER_FEATURES, dates)
         if run.settings.grain == "user_item":
             known = item_dates(events, items, grid)
-            _replace(run, user_item_features(events, known, spending, grid, run.settings.candidates), USER_ITEM_FEATURES, dates)
+            chosen = events.where(looked_at(run.settings.sampling)) if _is_thinned(run.settings) and run.as_of not in dates else events
+            _replace(run, user_item_features(chosen, known, spending, grid, run.settings.candidates), USER_ITEM_FEATURES, dates)
     finally:
         release(spending)
         release(events)

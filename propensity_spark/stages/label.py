@@ -11,19 +11,19 @@ from propensity_spark.config import Settings
 from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
-from propensity_spark.label import labels, purchases, require_both_classes, sampled
+from propensity_spark.label import labels, looked_at, purchases, require_both_classes, sampled
 from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import training_dates
 from propensity_spark.schemas import ACTIVITY, Table
-from propensity_spark.train.split import split_dates
+from propensity_spark.train.split import slice_of, split_dates
 
 
 def _execute(run: Run) -> Outcome:
     settings, lake = run.settings, run.lake
     first_event = _first_event(run)
     slices = split_dates(settings, training_dates(settings, first_event, run.as_of), first_event, run.as_of)
-    dates = [day for days in slices.values() for day in days]
+    dates = sorted({day for days in slices.values() for day in days})
     # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
     bought = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
     bought.count()
@@ -40,7 +40,8 @@ def _execute(run: Run) -> Outcome:
 
 def _training_set(run: Run, slices: dict[str, list[date]], dates: list[date], bought: DataFrame) -> DataFrame:
     settings, on_dates = run.settings, F.col("as_of_date").isin(dates)
-    chosen = sampled(labels(_rows(run, dates), bought, settings.grain), slices, settings.sampling, settings.grain)
+    slice_ = slice_of(slices, settings.split, settings.sampling.seed)
+    chosen = sampled(labels(_rows(run, dates), bought, settings.grain), slice_, settings.sampling, settings.grain)
     carry = ("label", "sample_weight", "split")
     if settings.grain == "user":
         return assemble(chosen, carry=carry)
@@ -49,9 +50,11 @@ def _training_set(run: Run, slices: dict[str, list[date]], dates: list[date], bo
 
 
 def _rows(run: Run, dates: list[date]) -> DataFrame:
-    """One row per candidate (grain user: per user) on the dates."""
-    table = USER_ITEM_FEATURES if run.settings.grain == "user_item" else USER_FEATURES
-    return run.lake.read(table).where(F.col("as_of_date").isin(dates))
+    """One row per candidate of the users looked at (grain user: per user) on the dates."""
+    on_dates = F.col("as_of_date").isin(dates)
+    if run.settings.grain == "user":
+        return run.lake.read(USER_FEATURES).where(on_dates)
+    return run.lake.read(USER_ITEM_FEATURES).where(on_dates & looked_at(run.settings.sampling))
 
 
 def _first_event(run: Run) -> date:

@@ -58,13 +58,21 @@ def test_user_features(spark: SparkSession, events: list[Row], profiles: list[Ro
 
 
 @FEW
-@given(activity(), st.none() | items(), st.booleans(), st.sampled_from([(30, 365), (7, 90)]))
+@given(
+    activity(), st.none() | items(), st.sampled_from([(False, False), (True, False), (True, True)]), st.sampled_from([(30, 365), (7, 90)])
+)
 def test_user_item_features(
-    spark: SparkSession, events: list[Row], catalogue: list[Row] | None, all_items: bool, days: tuple[int, int]
+    spark: SparkSession, events: list[Row], catalogue: list[Row] | None, rule: tuple[bool, bool], days: tuple[int, int]
 ) -> None:
     grid = Grid(tuple(DATES))
     chosen = CandidateSettings(
-        viewed_days=days[0], held_days=days[1], popular_items=2, affine_sectors=1, items_per_affine_sector=1, all_items=all_items
+        viewed_days=days[0],
+        held_days=days[1],
+        popular_items=2,
+        affine_sectors=1,
+        items_per_affine_sector=1,
+        all_items=rule[0],
+        exclude_held=rule[1],
     )
     item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
     live = live_events(frame(spark, events, ACTIVITY), grid)

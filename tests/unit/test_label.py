@@ -7,11 +7,12 @@ from datetime import date, datetime, timedelta
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from propensity_spark.config import LabelSettings, SamplingSettings
+from propensity_spark.config import LabelSettings, SamplingSettings, SplitSettings
 from propensity_spark.errors import NotEnoughHistory, OneClassOnly
-from propensity_spark.label import labels, purchases, require_both_classes, sampled
+from propensity_spark.label import labels, looked_at, purchases, require_both_classes, sampled
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.tables import local_frame
+from propensity_spark.train.split import slice_of
 
 D = date(2024, 3, 1)
 WEEK = LabelSettings(horizon_days=7)
@@ -126,7 +127,8 @@ def test_negatives_are_thinned_in_train_and_validation_only(spark: SparkSession)
     days = [*(days[0] for days in slices.values()), D + timedelta(weeks=9)]
     rows = [(f"u{n}", day, int(n % 10 == 0)) for n in range(1000) for day in days]
     labelled = local_frame(spark, rows, "user_id string, as_of_date date, label int")
-    kept = sampled(labelled, slices, SamplingSettings(negative_share=0.25, seed=3), "user")
+    by_date = slice_of(slices, SplitSettings(), 3)
+    kept = sampled(labelled, by_date, SamplingSettings(negative_share=0.25, seed=3), "user")
     found = {
         (row.split, row.label, row.sample_weight): row["count"] for row in kept.groupBy("split", "label", "sample_weight").count().collect()
     }
@@ -134,8 +136,32 @@ def test_negatives_are_thinned_in_train_and_validation_only(spark: SparkSession)
         assert found.pop((name, 1, 1.0)) == 100
         assert 0.8 * 900 < 4.0 * found.pop((name, 0, 4.0)) < 1.2 * 900
     assert found == {(name, label, 1.0): n for name in ("calibration", "test") for label, n in ((0, 900), (1, 100))}
-    again = sampled(labelled.repartition(7, "label"), slices, SamplingSettings(negative_share=0.25, seed=3), "user")
+    again = sampled(labelled.repartition(7, "label"), by_date, SamplingSettings(negative_share=0.25, seed=3), "user")
     assert sorted(map(tuple, again.collect())) == sorted(map(tuple, kept.collect()))
+
+
+def test_what_becomes_known_late_keeps_the_window_open(spark: SparkSession) -> None:
+    late = LabelSettings(horizon_days=7, delay_days=3)
+    with pytest.raises(NotEnoughHistory, match="window of 2024-03-01 closes on 2024-03-11, after the as-of date 2024-03-10"):
+        purchases(activity(spark), [D], late, grain="user", as_of=date(2024, 3, 10))
+    assert purchases(activity(spark), [D], late, grain="user", as_of=date(2024, 3, 11)).count() == 0
+
+
+def test_users_divide_the_training_dates_and_test_lies_later(spark: SparkSession) -> None:
+    later, purged = D + timedelta(weeks=30), D + timedelta(weeks=9)
+    slices = {name: [D] for name in ("train", "validation", "calibration")} | {"test": [later]}
+    rows = [(f"u{n}", day) for n in range(2000) for day in (D, later, purged)]
+    frame = local_frame(spark, rows, "user_id string, as_of_date date")
+    users = SplitSettings(by="users", calibration_users=0.3, validation_users=0.1)
+    found = frame.withColumn("split", slice_of(slices, users, 5)).groupBy("split", "as_of_date").count().collect()
+    counts = {(row["split"], row["as_of_date"]): row["count"] for row in found}
+    assert (counts.pop((None, purged)), counts.pop(("test", later))) == (2000, 2000)
+    shares = {name: n / 2000 for (name, day), n in counts.items() if day == D}
+    assert shares == pytest.approx({"train": 0.6, "validation": 0.1, "calibration": 0.3}, abs=0.05)
+    assert len(counts) == 3
+    assert frame.where(
+        looked_at(SamplingSettings(user_share=0.3)) & (slice_of(slices, users, 5) == "calibration")
+    ).count() == pytest.approx(0.3 * 0.3 * 2000, rel=0.3), "who is looked at has nothing to do with the slice"
 
 
 def test_one_class_only_names_slice_and_dates(spark: SparkSession) -> None:

@@ -72,3 +72,31 @@ def test_features_are_needed_on_the_training_dates_and_on_the_as_of_date() -> No
 @pytest.mark.parametrize("count", [1, 26])
 def test_as_many_dates_as_asked_for(count: int) -> None:
     assert len(training_dates(settings(f"schedule.dates={count}"), LONG_AGO, TUESDAY)) == count
+
+
+LISTED = "schedule.listed_dates=[2024-03-01, 2024-01-05, 2024-11-01, 2024-12-20, 2024-12-29]"
+
+
+def test_listed_dates_whose_window_has_closed() -> None:
+    assert training_dates(settings(LISTED), LONG_AGO, TUESDAY) == [date(2024, 3, 1), date(2024, 11, 1), date(2024, 12, 20)]
+    assert training_dates(settings(LISTED, "schedule.dates=9"), date(2024, 2, 1), TUESDAY)[0] == date(2024, 3, 1)
+
+
+def test_a_delay_moves_the_last_date_back_too() -> None:
+    # The window of the 20th ends on the 27th; what happened in it is known 4 days later, on the 31st.
+    assert training_dates(settings(LISTED, "label.delay_days=4"), LONG_AGO, TUESDAY)[-1] == date(2024, 12, 20)
+    assert training_dates(settings(LISTED, "label.delay_days=5"), LONG_AGO, TUESDAY)[-1] == date(2024, 11, 1)
+    assert training_dates(settings("label.delay_days=5"), LONG_AGO, TUESDAY)[-1] == date(2024, 12, 13)
+
+
+def test_listed_dates_between_the_slices_need_no_features() -> None:
+    dates = [date(2024, 1, 5), date(2024, 3, 1), date(2024, 4, 1)]
+    listed = settings(
+        f"schedule.listed_dates=[{', '.join(map(str, dates))}]",
+        "label.horizon_days=60",
+        "split.by=users",
+        "split.test_dates=1",
+        "split.min_train_dates=1",
+    )
+    assert training_dates(listed, LONG_AGO, TUESDAY) == dates
+    assert feature_dates(listed, LONG_AGO, TUESDAY) == [dates[0], dates[2], TUESDAY]  # the window of 1 March reaches into test

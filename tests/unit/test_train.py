@@ -102,6 +102,19 @@ def test_no_date_at_all_counts_back_from_the_as_of_date() -> None:
         split_dates(settings(label={"horizon_days": 7}), [], date(2024, 2, 20), date(2024, 2, 23))
 
 
+def test_where_users_divide_the_dates_only_test_lies_apart() -> None:
+    chosen = settings(label={"horizon_days": 10, "delay_days": 4}, split={"by": "users", "test_dates": 2, "min_train_dates": 8})
+    days = weekly(12)
+    slices = split_dates(chosen, days, FRIDAY, FRIDAY)
+    assert slices == {"train": days[:9], "validation": days[:9], "calibration": days[:9], "test": days[10:]}
+
+
+def test_too_few_listed_dates() -> None:
+    chosen = settings(label={"horizon_days": 7}, schedule={"listed_dates": [str(day) for day in weekly(3)]})
+    with pytest.raises(NotEnoughHistory, match=r"3 of the schedule.listed_dates have a closed label window.* list earlier dates"):
+        split_dates(chosen, weekly(3), FRIDAY, date(2024, 3, 1))
+
+
 def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame) -> None:
     models = {
         fit(arranged(rows, FEATURES, ["user_id", "as_of_date"], 2), FEATURES, TRAIN.model_copy(update={"num_workers": 2})).booster
