@@ -118,7 +118,7 @@ def test_a_refused_put_is_read_back(store: S3Store, uri: str, proxy: S3Proxy) ->
 
 
 @pytest.mark.parametrize("lost", ["_CURRENT", "_manifest.json"])
-@pytest.mark.parametrize("times", [1, 5], ids=["once", "again and again"])
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "every time"])
 def test_an_answer_lost_after_the_write_is_read_back_and_nothing_is_deleted(
     store: S3Store, uri: str, proxy: S3Proxy, lost: str, times: int
 ) -> None:
@@ -126,8 +126,8 @@ def test_an_answer_lost_after_the_write_is_read_back_and_nothing_is_deleted(
     proxy.lose("PUT", lost, times)
     published = publish(store, 2)
     assert published.is_new
-    assert not any(left for *_, left in proxy.faults), "the fault was planted and never met"
-    assert not [path for verb, path in proxy.passed if verb == "DELETE" and "_attempt=" not in path and not path.endswith("_manifest.json")]
+    assert proxy.faults[0][-1] < times, "the fault was planted and never met"
+    assert not [path for verb, path in proxy.passed if verb == "DELETE" and "_attempt=" not in path]
     assert [run.run_id for run in verify(uri)] == [planned(2).run_id]
 
 
