@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """How often a write is tried that other writers keep overtaking."""
-_CONFLICT = re.compile(r"io\.delta\.exceptions\.\w+Exception|delta\.exceptions\.\w+Exception|DELTA_CONCURRENT_\w+|DELTA_PROTOCOL_CHANGED")
+_CONFLICT = re.compile(r"(?:io\.)?delta\.exceptions\.\w+Exception|DELTA_(?:CONCURRENT_\w+|PROTOCOL_CHANGED|METADATA_CHANGED)")
 
 
 @dataclass(frozen=True)
