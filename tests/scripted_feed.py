@@ -160,18 +160,17 @@ def truncated(handler: Handler, body: bytes) -> None:
     send(handler, body[: len(body) // 2])
 
 
-def dripping(head: bytes, forever: bool = True) -> Fault:
+def dripping(head: bytes) -> Fault:
     """`head`, then a byte every twentieth of a second, so that no read ever times out; for 20 seconds or until the server stops."""
 
     def drip(handler: Handler, body: bytes) -> None:
         handler.close_connection = True
         try:
-            handler.wfile.write(head % len(body) if b"%d" in head else head)
+            handler.wfile.write(head)
             for _ in range(400):
                 handler.wfile.write(b" ")
                 if handler.feed.closing.wait(0.05):
                     return
-            handler.wfile.write(body)
         except OSError:
             return  # the client has left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
@@ -128,11 +129,10 @@ def test_a_fault_that_does_not_pass_ends_at_the_deadline(feed: ScriptedFeed, tmp
     assert len(feed.asked) == 4
 
 
-def test_an_answer_that_outlasts_the_deadline_is_cut_off_by_it(feed: ScriptedFeed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("drip", [drip_body, drip_head])
+def test_an_answer_that_outlasts_the_deadline_is_cut_off_by_it(feed: ScriptedFeed, tmp_path: Path, drip: Fault) -> None:
     """With the real clock: each answer may take a minute, all together half a second."""
-    import time
-
-    feed.always = {"AAA": drip_body}
+    feed.always = {"AAA": drip}
     with pytest.raises(FeedError, match="TimeoutError after 1 tries"):
         bring(feed, tmp_path, timeout_seconds=60.0, deadline_seconds=0.5, clock=time.monotonic)
 
