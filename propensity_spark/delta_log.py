@@ -94,7 +94,7 @@ def _torn(text: str) -> str | None:
         actions = list(_actions(text))
     except ValueError:
         return "a line is no JSON"
-    metrics = next((action["commitInfo"].get("operationMetrics", {}) for action in actions if "commitInfo" in action), {})
+    metrics: dict[str, str] = next((action["commitInfo"].get("operationMetrics", {}) for action in actions if "commitInfo" in action), {})
     said = next((int(metrics[name]) for name in _FILES_ADDED if name in metrics), 0)
     found = sum("add" in action for action in actions)
     return f"it lists {found} of the {said} files that it added" if found < said else None

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """How often a write is tried that other writers keep overtaking."""
-_CONFLICT = re.compile(r"io\.delta\.exceptions\.\w+Exception|delta\.exceptions\.\w+Exception|DELTA_CONCURRENT_\w+|DELTA_PROTOCOL_CHANGED")
+_CONFLICT = re.compile(
+    r"io\.delta\.exceptions\.\w+Exception|delta\.exceptions\.\w+Exception|DELTA_(?:CONCURRENT_\w+|PROTOCOL_CHANGED|METADATA_CHANGED)"
+)
 
 
 @dataclass(frozen=True)
