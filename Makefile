@@ -46,6 +46,9 @@ unit: setup ## unit tests alone
 faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
 	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}
 
+soak: setup ## the line killed after every single one of its writes; `make faults` has every fourth (half an hour)
+	@PROPENSITY_KILL_EVERY=1 $(BIN)/python -m pytest -m faults tests/line/test_kills.py --durations=10 $${ARGS:-}
+
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
 
