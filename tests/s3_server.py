@@ -82,7 +82,7 @@ def versitygw() -> Path | None:
         go = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
         if go is None:
             return None
-        environment = os.environ | {"GOBIN": str(TOOLS), "GOFLAGS": "-mod=mod"}
+        environment = os.environ | {"GOBIN": str(TOOLS)}
         subprocess.run([go, "install", f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"], check=True, env=environment)
         return program
 

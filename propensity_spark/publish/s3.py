@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -24,6 +25,8 @@ from propensity_spark.errors import PublishConflict
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import CopySourceTypeDef
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.2
@@ -143,8 +146,22 @@ class S3Store:
         """Abort uploads in parts that writers of ours began and never ended; returns how many.
 
         Ours is what lies under `as_of_date=…/_attempt=…/` or `as_of_date=…/run_id=…/` of this prefix, old is what began longer ago
-        than `older_than` by the server's clock. Everything else in the bucket is left alone.
+        than `older_than` by the server's clock. Everything else in the bucket is left alone. Where we may not look, a warning says so.
         """
+        try:
+            return self._abort_uploads(older_than)
+        except ClientError as error:
+            if _status(error) not in (403, 501):
+                raise
+            log.warning(
+                "%s: uploads that were never ended cannot be cleaned up (%s): allow s3:ListBucketMultipartUploads and "
+                "s3:AbortMultipartUpload here, or let a lifecycle rule of the bucket abort them",
+                self.spark_path(""),
+                error,
+            )
+            return 0
+
+    def _abort_uploads(self, older_than: timedelta) -> int:
         ours, now = re.compile(re.escape(self._key("")) + _OF_A_RUN), self._now()
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key("as_of_date="))
         uploads = [upload for page in pages for upload in page.get("Uploads", [])]

@@ -111,7 +111,8 @@ def test_a_conditional_put_that_met_another_is_tried_again(store: S3Store, uri: 
 def test_a_refused_put_is_read_back(store: S3Store, uri: str, proxy: S3Proxy) -> None:
     publish(store, 1)
     proxy.refuse("PUT", "_CURRENT", 412, 1)
-    publish(store, 1)  # our very line is there: success
+    publish(store, 1)
+    assert proxy.count("PUT", "_CURRENT") == 2, "our very line is there: success, without another PUT"
     with pytest.raises(PublishConflict, match="another publisher was faster"):
         store.write(POINTER, b"run_id=ff\n", '"an older one"')
     assert [run.run_id for run in verify(uri)] == [planned(1).run_id]

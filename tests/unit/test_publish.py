@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import prepared_run
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.errors import ConfigurationError, NothingToPublish, PublishConflict, PublishedRunInvalid, TableMissing
 from propensity_spark.publish import Provenance, Published, publish_scores, read_published, verify
 from propensity_spark.publish import write as write_module
+from propensity_spark.publish.manifest import current_manifest
 from propensity_spark.publish.store import LocalStore, open_store
 from propensity_spark.run import Run
 from propensity_spark.schemas import RUNS, published_table, scores_table
@@ -399,6 +401,21 @@ def test_verify_names_what_is_wrong(published_once: Path, tmp_path: Path, damage
     damage(next(manifest.parent.glob("part-*")), manifest)
     with pytest.raises(PublishedRunInvalid, match=message):
         verify(str(tmp_path / "copy"))
+
+
+def test_bits_of_pointer_and_manifest_do_not_flip_unseen(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    prepared_run.publish(store, 1)
+    for path in (tmp_path / f"as_of_date={prepared_run.DAY}" / "_CURRENT", next(tmp_path.rglob("_manifest.json"))):
+        body = path.read_bytes()
+        for bit in range(0, len(body) * 8, 3):
+            flipped = bytearray(body)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            with pytest.raises(PublishedRunInvalid):
+                current_manifest(store, f"as_of_date={prepared_run.DAY}")
+        path.write_bytes(body)
+    assert current_manifest(store, f"as_of_date={prepared_run.DAY}").run_id == prepared_run.planned(1).run_id
 
 
 GOOD = {

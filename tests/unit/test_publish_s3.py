@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 
 import boto3
 import botocore.client
@@ -168,6 +168,25 @@ def test_listing_opening_and_clearing(store: S3Store) -> None:
     store.clear(folder)
     assert store.sizes(folder) == {}
     assert store.sizes(folder + "b") == {"part-0": 9}
+
+
+def test_uploads_that_may_not_be_listed_are_a_warning(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = botocore.client.BaseClient._make_api_call
+    status = 403
+
+    def call(client: object, operation: str, arguments: dict[str, object]) -> object:
+        if operation == "ListMultipartUploads":
+            raise _refusal("AccessDenied", status)
+        return original(client, operation, arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
+    assert store.abort_uploads(timedelta(hours=1)) == 0
+    assert "allow s3:ListBucketMultipartUploads" in caplog.text
+    status = 400
+    with pytest.raises(ClientError, match="AccessDenied"):
+        store.abort_uploads(timedelta(hours=1))
 
 
 def test_the_whole_way_through_s3a(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
