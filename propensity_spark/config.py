@@ -222,6 +222,7 @@ class SamplingSettings(Section):
 class TrainSettings(Section):
     """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
 
+    `monotone`: features whose rise may only raise (1) or only lower (−1) the probability, for values that training never saw.
     `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only. A fit that loses
     a worker is started again, `attempts` times in all; whatever it does, it is cancelled after `deadline_seconds`.
     """
@@ -233,6 +234,7 @@ class TrainSettings(Section):
     num_workers: Positive | None = 1
     params: dict[str, Any] = {}
     candidates: tuple[dict[str, Any], ...] = ()
+    monotone: dict[str, Literal[1, -1]] = {}
     seed: int = 7
 
 

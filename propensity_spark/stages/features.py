@@ -141,8 +141,9 @@ def _on(dates: Sequence[date]) -> str:
 
 
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:
-    """Replace the dates in one commit, one file per date rather than one per date and task."""
-    run.lake.replace(frame.repartition("as_of_date"), table, _on(dates))
+    """Replace the dates in one commit, one file per date rather than one per date and task; a date with very many pairs gets several."""
+    by_date = frame.hint("rebalance", "as_of_date") if table is USER_ITEM_FEATURES else frame.repartition("as_of_date")
+    run.lake.replace(by_date, table, _on(dates))
 
 
 def _user_tables(settings: Settings) -> tuple[Table, ...]:

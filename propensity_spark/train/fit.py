@@ -89,10 +89,24 @@ def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, override
         verbosity=0,
         verbose=False,
         **params,
+        **monotone_constraints(features, train),
     )
     booster = _fitted(estimator, rows, train).get_booster()
     best = booster[: booster.best_iteration + 1]
     return Fitted(bytes(best.save_raw("ubj")), params, booster.best_iteration + 1, float(booster.best_score))
+
+
+def monotone_constraints(features: Sequence[str], train: TrainSettings) -> dict[str, str]:
+    """`train.monotone` as XGBoost's parameter, by position; nothing when there are none.
+
+    >>> monotone_constraints(["views_7d", "recency_days"], TrainSettings(monotone={"recency_days": -1}))
+    {'monotone_constraints': '(0,-1)'}
+
+    Raises ConfigurationError for a name that is no feature of the model.
+    """
+    if unknown := sorted(set(train.monotone) - set(features)):
+        raise ConfigurationError(f"train.monotone: {', '.join(unknown)}: no feature of this model; expected some of {list(features)}")
+    return {"monotone_constraints": f"({','.join(str(train.monotone.get(name, 0)) for name in features)})"} if train.monotone else {}
 
 
 def _fitted(estimator: SparkXGBClassifier, rows: DataFrame, train: TrainSettings) -> Any:

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pytest
+import xgboost
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -113,6 +114,19 @@ def test_too_few_listed_dates() -> None:
     chosen = settings(label={"horizon_days": 7}, schedule={"listed_dates": [str(day) for day in weekly(3)]})
     with pytest.raises(NotEnoughHistory, match=r"3 of the schedule.listed_dates have a closed label window.* list earlier dates"):
         split_dates(chosen, weekly(3), FRIDAY, date(2024, 3, 1))
+
+
+def test_a_monotone_feature_never_lowers_the_probability(training_set: DataFrame) -> None:
+    """Here a greater signal means a purchase; told the reverse, the model may not use it."""
+    rows = arranged(training_set, FEATURES, ["user_id", "as_of_date"], 1)
+    matrix = np.array([[x, 0.5, np.nan] for x in np.linspace(-1, 3, 60)], dtype=np.float32)
+    for sign in (1, -1):
+        trained = fit(rows, FEATURES, TRAIN.model_copy(update={"monotone": {"signal": sign}}))
+        found = xgboost.Booster(model_file=bytearray(trained.booster)).inplace_predict(matrix)
+        assert (np.diff(found) * sign >= 0).all()
+        assert (found[0] != found[-1]) == (sign == 1)
+    with pytest.raises(ConfigurationError, match=r"train.monotone: colour: no feature of this model; expected some of \['signal'"):
+        fit(rows, FEATURES, TRAIN.model_copy(update={"monotone": {"colour": 1}}))
 
 
 def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame) -> None:
