@@ -79,7 +79,7 @@ def _with_settings(options: argparse.Namespace) -> int:
         )
     settings = load_settings(options.conf, options.dataset, [*options.set, *_words(options.settings)], options.data)
     if options.command == "settings":
-        _show(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+        _show(yaml.safe_dump(settings.shown(), sort_keys=False, allow_unicode=True).rstrip())
         return 0
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "feed":

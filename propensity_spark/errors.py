@@ -97,3 +97,13 @@ class PublishedRunInvalid(PropensityError):
 
 class PublishConflict(PropensityError):
     """Somebody else moved `_CURRENT` while this run was being published."""
+
+
+class KeyChanged(PropensityError):
+    """The lake was made with another privacy key, or with users called by another kind of name."""
+
+    exit_code = 2
+
+
+class PersonRemains(PropensityError):
+    """Something of an erased person is still there, or it is too early to prove that nothing is."""

@@ -17,11 +17,13 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DateType, StructType, TimestampType
 
 from propensity_spark.config import LakeSettings
-from propensity_spark.errors import CatalogMissing, SchemaMismatch, TableMissing
+from propensity_spark.errors import CatalogMissing, ConfigurationError, SchemaMismatch, TableMissing
 from propensity_spark.schemas import Column, Table
+
+VACUUM_DAYS = 7
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,16 @@ class Lake:
         if self.exists(table):
             self._delta(table).delete(where)
 
+    def vacuum(self, table: Table, days: int = VACUUM_DAYS) -> None:
+        """Remove the files that no version of the last `days` days needs. Raises ConfigurationError below 7 days.
+
+        A younger file may belong to a write or a reader that is still at work.
+        """
+        if days < VACUUM_DAYS:
+            raise ConfigurationError(f"{table.full_name}: VACUUM after {days} days is refused, expected at least {VACUUM_DAYS}")
+        if self.exists(table):
+            self._delta(table).vacuum(float(24 * days))
+
     def create(self, table: Table) -> None:
         """Create the empty table when it does not exist."""
         if not self.exists(table):
@@ -164,7 +176,7 @@ class Lake:
                 writer.save(self.location(table))
 
     def _layout(self, frame: DataFrame, table: Table) -> DataFrameWriter:
-        writer = frame.write.format("delta")
+        writer = frame.write.format("delta").options(**_properties(table))
         return writer.partitionBy(*table.partition_by) if table.partition_by else writer
 
 
@@ -204,6 +216,19 @@ def _not_null(value: SparkColumn, column: Column, table: Table) -> SparkColumn:
     if column.nullable:
         return value
     return F.coalesce(value, F.raise_error(F.lit(f"null refused in {table.full_name}.{column.name};")).cast(column.type))
+
+
+def _properties(table: Table) -> dict[str, str]:
+    """Delta properties of a new table that holds persons: what tells them stays in data files, and goes when rows go.
+
+    Delta writes the smallest and the greatest value of each file's columns into its log, which outlives the rows by weeks: here those
+    of dates and instants alone. Deletion vectors would leave deleted rows in a file that is in use.
+    """
+    if not table.is_personal:
+        return {}
+    told = [c.name for c in table.columns if isinstance(c.type, DateType | TimestampType) and c.name not in table.partition_by]
+    shown = {"delta.dataSkippingStatsColumns": ",".join(told)} if told else {"delta.dataSkippingNumIndexedCols": "0"}
+    return {**shown, "delta.enableDeletionVectors": "false"}
 
 
 @contextmanager
