@@ -44,6 +44,7 @@ COMMANDS = {
     "run": "the whole line, or the stages named with --stages",
     **{name: f"the stage {name} alone" for name in STAGES},
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
+    "forget": "remove persons from every table, quarantine and published run, and prove it",
     "verify": "hold a published run against its manifest",
     "feed": "serve the simulated market over the feed's API until interrupted",
     "settings": "print the merged settings",
@@ -156,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
     parsers["run"].add_argument("--score-only", action="store_true", help=f"with yesterday's champion: --stages {','.join(SCORE_ONLY)}")
     parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
     parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
+    parsers["forget"].add_argument(
+        "--user",
+        action="append",
+        required=True,
+        metavar="ID",
+        help="as the source calls the person; repeatable; -: one a line from stdin",
+    )
+    parsers["forget"].add_argument("--purge", action="store_true", help="7 days later: remove the tables' old files and search every file")
     parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
     parsers["dates"].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help="first date")
     parsers["dates"].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help="last date, included")
@@ -219,10 +228,9 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)
         from propensity_spark.line import last_successes, outcome_of, run_line, stage_named
-        from propensity_spark.stages.replay import replay_stage
         from propensity_spark.tables import Lake
 
-        stages = [replay_stage(options.table, options.reason) if name == "replay" else stage_named(name) for name in names]
+        stages = [_asked_for(name, options) or stage_named(name) for name in names]
         lake = Lake(spark, settings.lake)
         lake.require_schema()
 
@@ -244,6 +252,17 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     for line in closing_facts(results):
         _show(line)
     return 0
+
+
+def _asked_for(name: str, options: argparse.Namespace) -> Stage | None:
+    """What is not a stage of the line, made from the options; None for a stage of the line."""
+    from propensity_spark.stages.forget import forget_stage
+    from propensity_spark.stages.replay import replay_stage
+
+    if name == "forget":
+        words = [line.strip() for user in options.user for line in (sys.stdin if user == "-" else [user])]
+        return forget_stage([word for word in words if word], options.purge)
+    return replay_stage(options.table, options.reason) if name == "replay" else None
 
 
 def _answers(settings: Settings, outcome: Outcome | None) -> dict[str, str]:

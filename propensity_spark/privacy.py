@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -69,6 +68,11 @@ def known_as(settings: Settings, spark: SparkSession | None, user: str) -> str:
     return privacy_key(settings, spark).hash(user) if settings.privacy.user_id == "hmac" else user
 
 
+def as_known(settings: Settings, rows: DataFrame) -> DataFrame:
+    """Rows with user ids of a source → rows with user ids as they are from silver on."""
+    return with_keyed_hash(rows, "user_id", privacy_key(settings, rows.sparkSession)) if settings.privacy.user_id == "hmac" else rows
+
+
 def with_keyed_hash(rows: DataFrame, column: str, key: PrivacyKey, name: str | None = None) -> DataFrame:
     """`rows` with the keyed hash (hex) of the text in `column`, in its place or as `name`; null stays null.
 
@@ -89,9 +93,13 @@ class Identities:
     key: PrivacyKey | None
     erased: DataFrame | None
 
-    def named(self, rows: DataFrame, column: str = "user_id") -> DataFrame:
-        """Rows with ids of the source → rows with ids as they are from silver on."""
-        return with_keyed_hash(rows, column, self.key) if self.hashed and self.key else rows
+    def named(self, rows: DataFrame) -> DataFrame:
+        """Rows with user ids of the source → rows with user ids as they are from silver on."""
+        return with_keyed_hash(rows, "user_id", self.key) if self.hashed and self.key else rows
+
+    def delivered(self, bronze: DataFrame) -> DataFrame:
+        """Rows of bronze; in hashed mode the hash of their payload, by which one could guess ids, is keyed too."""
+        return with_keyed_hash(bronze, "payload_hash", self.key) if self.hashed and self.key else bronze
 
     def is_erased(self, rows: DataFrame) -> DataFrame:
         """`rows` (user_id as it is from silver on) with the flag `erased`."""
@@ -100,6 +108,10 @@ class Identities:
         marked = rows.withColumn("user_hash", F.col("user_id")) if self.hashed else with_keyed_hash(rows, "user_id", self.key, "user_hash")
         marked = marked.join(F.broadcast(self.erased.withColumn("erased", F.lit(True))), "user_hash", "left").drop("user_hash")
         return marked.withColumn("erased", F.coalesce("erased", F.lit(False)))
+
+
+NOBODY = Identities(hashed=False, key=None, erased=None)
+"""Ids as they come, nobody erased; also right for tables without persons."""
 
 
 def identities(settings: Settings, lake: Lake, at: datetime) -> Identities:
@@ -114,7 +126,7 @@ def identities(settings: Settings, lake: Lake, at: datetime) -> Identities:
         before, now = ("hmac", "raw") if known else ("raw", "hmac")
         raise KeyChanged(f"privacy.user_id is {now}, the users of this lake are {before}; set it back or begin another lake (lake.root)")
     if not (hashed or erased):
-        return Identities(False, None, None)
+        return NOBODY
     key = privacy_key(settings, lake.spark)
     if hashed and not known:
         lake.append(local_frame(lake.spark, [("hmac", key.check, at)], IDENTITY.schema), IDENTITY)
@@ -131,14 +143,12 @@ def require_same_key(lake: Lake, key: PrivacyKey) -> None:
             raise KeyChanged(f"{table.full_name}: the hashes there were made with another privacy key; give back the key of this lake")
 
 
-def ids_frame(spark: SparkSession, users: Sequence[str]) -> DataFrame:
-    """The persons asked for, as a frame of one column `user_id`."""
-    return local_frame(spark, [(user,) for user in users], "user_id string")
+def mentioning(rows: DataFrame, text: str, ids: DataFrame) -> DataFrame:
+    """Rows in whose column `text` one of the ids (`user_id`) stands as a word of its own, for text that no mapping can read."""
+    words = rows.withColumn("_words", _words(F.col(text)))
+    asked = ids.select(_words(F.col("user_id")).alias("_asked"))
+    return words.join(F.broadcast(asked), F.contains("_words", "_asked"), "left_semi").drop("_words")
 
 
-def stands_alone(text: Column, users: Sequence[str]) -> Column:
-    """Whether one of the ids stands in the text as a word of its own (for text that no mapping can read)."""
-    found = F.lit(False)
-    for user in users:
-        found = found | F.contains(F.concat(F.lit(" "), F.regexp_replace(text, r"[^\p{Alnum}_.@-]+", " "), F.lit(" ")), F.lit(f" {user} "))
-    return found
+def _words(text: Column) -> Column:
+    return F.concat(F.lit(" "), F.regexp_replace(text, r"[^\p{Alnum}_-]+", " "), F.lit(" "))

@@ -343,8 +343,17 @@ ERASURES = Table(
     (
         Column("user_hash", STRING, "HMAC-SHA256(privacy key, the source's user id), hex: nobody reads from it who was erased"),
         Column("key_check", STRING, "tells whether a key is the one these hashes were made with; nothing of the key itself"),
-        Column("status", STRING, "requested: from now on dropped by validate; erased: no table and no published run has the person; purged: no file"),
-        Column("purge_from", INSTANT, "first moment at which `forget --purge` may remove the tables' old files; null while requested", nullable=True),
+        Column(
+            "status",
+            STRING,
+            "requested: dropped by validate from now on; erased: in no table and no published run; purged: in no file",
+        ),
+        Column(
+            "purge_from",
+            INSTANT,
+            "when `forget --purge` may remove the tables' old files; null while requested",
+            nullable=True,
+        ),
         Column("proof", STRING, "what was found, removed and remained, by place: a JSON object; null while requested", nullable=True),
         Column("recorded_at", INSTANT, "when"),
         Column("run_id", STRING, "the forget run"),
