@@ -94,7 +94,7 @@ def test_another_key_or_another_mode_is_refused_before_anything_is_written(
 def test_a_lake_of_raw_ids_does_not_become_one_of_hashes(lake: Lake, pseudonymous: Settings) -> None:
     deliver(lake, "activity", [event("e1")])
     validate_table(run(lake, settings(lake, {"activity": source("activity", EVENT_COLUMNS)})), ACTIVITY)
-    with pytest.raises(KeyChanged, match="privacy.user_id is hmac, the users of this lake are raw"):
+    with pytest.raises(KeyChanged, match=r"privacy\.user_id is hmac, the users of this lake are raw"):
         identities(pseudonymous, lake, NOW)
 
 
