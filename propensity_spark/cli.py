@@ -46,6 +46,7 @@ COMMANDS = {
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
+    "forget": "remove persons from every table, quarantine and published run, and prove it",
     "verify": "hold a published run against its manifest",
     "rollback": "make an earlier published run of a date current again",
     "feed": "serve the simulated market over the feed's API until interrupted",
@@ -82,7 +83,7 @@ def _with_settings(options: argparse.Namespace) -> int:
         )
     settings = load_settings(options.conf, options.dataset, [*options.set, *_words(options.settings)], options.data)
     if options.command == "settings":
-        _show(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+        _show(yaml.safe_dump(settings.shown(), sort_keys=False, allow_unicode=True).rstrip())
         return 0
     if options.command == "rollback":
         return _rollback(settings, options)
@@ -177,6 +178,14 @@ def _parser() -> argparse.ArgumentParser:
     for command, first, last in (("explain-change", "earlier", "later"), ("dates", "first", "last")):
         parsers[command].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help=f"{first} date")
         parsers[command].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help=f"{last} date, included")
+    parsers["forget"].add_argument(
+        "--user",
+        action="append",
+        required=True,
+        metavar="ID",
+        help="as the source calls the person; repeatable; -: one a line from stdin",
+    )
+    parsers["forget"].add_argument("--purge", action="store_true", help="7 days later: remove the tables' old files and search every file")
     parsers["feed"].add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
     parsers["verify"].add_argument("uri", help="folder or s3a:// prefix that was published to")
     parsers["verify"].add_argument("--as-of", metavar="YYYY-MM-DD", help="only this date (default: every published one)")
@@ -238,12 +247,9 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     with LineProgress(Console(stderr=True), names) as progress:
         spark = _session(settings, options.verbose)
         from propensity_spark.line import last_successes, outcome_of, run_line, stage_named
-        from propensity_spark.stages import vacuum
-        from propensity_spark.stages.replay import replay_stage
         from propensity_spark.tables import Lake
 
-        by_hand = {"replay": lambda: replay_stage(options.table, options.reason), "vacuum": lambda: vacuum.STAGE}
-        stages = [by_hand[name]() if name in by_hand else stage_named(name) for name in names]
+        stages = [_asked_for(name, options) or stage_named(name) for name in names]
         lake = Lake(spark, settings.lake)
         lake.require_schema()
 
@@ -265,6 +271,20 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
     for line in closing_facts(results):
         _show(line)
     return 0
+
+
+def _asked_for(name: str, options: argparse.Namespace) -> Stage | None:
+    """What is not a stage of the line, made from the options; None for a stage of the line."""
+    from propensity_spark.stages import vacuum
+    from propensity_spark.stages.forget import forget_stage
+    from propensity_spark.stages.replay import replay_stage
+
+    if name == "forget":
+        words = [line.strip() for user in options.user for line in (sys.stdin if user == "-" else [user])]
+        return forget_stage([word for word in words if word], options.purge)
+    if name == "replay":
+        return replay_stage(options.table, options.reason)
+    return vacuum.STAGE if name == "vacuum" else None
 
 
 def _answers(settings: Settings, outcome: Outcome | None) -> dict[str, str]:

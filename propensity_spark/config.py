@@ -24,6 +24,10 @@ from propensity_spark.errors import ConfigurationError
 _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 """Settings: in a wheel inside the package, in a checkout beside it."""
+_SECRET = re.compile("secret|password|token|key|credential", re.IGNORECASE)
+"""Settings (and Spark options) of such a name are never shown: somebody may have put the secret itself there."""
+VACUUM_DAYS = 7
+"""No vacuum takes what is younger: it may belong to a write or a reader that is still at work."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 UNSAFE = {
     "spark.databricks.delta.retentionDurationCheck.enabled": "false",
@@ -34,6 +38,7 @@ UNSAFE = {
 _WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope"), True) | {
     "evaluate": {"refused"},
     "train": {"attempts", "deadline_seconds"},
+    "privacy": {"key_env", "secret_scope", "secret_key"},
 }
 """Settings that say where things are or what is told to whom, and so change no result."""
 
@@ -93,7 +98,7 @@ class LakeSettings(Section):
     root: Location
     catalog: Name | None = None
     schema_name: Name | None = None
-    vacuum_days: Annotated[int, Field(ge=7)] = 30
+    vacuum_days: Annotated[int, Field(ge=VACUUM_DAYS)] = 30
 
     @model_validator(mode="after")
     def _both_or_none(self) -> LakeSettings:
@@ -375,6 +380,19 @@ class IngestSettings(Section):
     max_refused_share: Share = 0.05
 
 
+class PrivacySettings(Section):
+    """`user_id: hmac`: from silver on, users are called by HMAC-SHA256(key, the source's id), in hex (privacy.py).
+
+    The key comes from the secret `secret_scope`/`secret_key` where `secret_key` is set, else from the environment variable `key_env`.
+    `propensity forget` needs it in either mode: who was erased is remembered by keyed hash.
+    """
+
+    user_id: Literal["raw", "hmac"] = "raw"
+    key_env: str = "PROPENSITY_PRIVACY_KEY"
+    secret_scope: Name | None = None
+    secret_key: Name | None = None
+
+
 class SimulateSettings(Section):
     """Simulated investors, and where `market` is true a simulated market (else the data set's own bars are used)."""
 
@@ -422,12 +440,20 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     score: ScoreSettings = ScoreSettings()
     monitor: MonitorSettings = MonitorSettings()
+    privacy: PrivacySettings = PrivacySettings()
     simulate: SimulateSettings | None = None
 
     @property
     def has_market(self) -> bool:
         """Market features exist only at `user_item` grain and only where bars are configured."""
         return self.grain == "user_item" and bool(self.sources.get("bars"))
+
+    def shown(self) -> dict[str, Any]:
+        """Every setting as JSON, for people and for MLflow; a Spark option whose name speaks of a secret has its value hidden."""
+        body = self.model_dump(mode="json")
+        conf = body["spark"]["conf"]
+        body["spark"]["conf"] = {name: "***" if _SECRET.search(name) else value for name, value in conf.items()}
+        return body
 
     def config_hash(self) -> str:
         """First 16 hex digits of SHA-256 over every setting that can change a result (not: where things are, how big the JVM)."""
@@ -539,7 +565,7 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
             hint = f" Did you mean {close[0]!r}?" if close else ""
             message = f"{where}: unknown key {key!r}.{hint} Allowed here: {', '.join(allowed)}"
         elif problem["type"] != "missing":
-            message += f" (found {problem['input']!r})"
+            message += f" (found {'a value that is not shown' if _SECRET.search(key) else repr(problem['input'])})"
         lines.append(message)
     return "\n".join(lines)
 

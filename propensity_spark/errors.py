@@ -125,3 +125,13 @@ class PublishConflict(PropensityError):
 
 class NoEarlierRun(PropensityError):
     """There is no run of the date that `_CURRENT` could be pointed back to."""
+
+
+class KeyChanged(PropensityError):
+    """The lake was made with another privacy key, or with users called by another kind of name."""
+
+    exit_code = 2
+
+
+class PersonRemains(PropensityError):
+    """Something of an erased person is still there, or it is too early to prove that nothing is."""

@@ -24,12 +24,16 @@ TEXT_MAP = T.MapType(STRING, STRING)
 
 @dataclass(frozen=True)
 class Column:
-    """One column: name, type, and in `comment` its unit and what null means. Null is refused unless `nullable`."""
+    """One column: name, type, and in `comment` its unit and what null means. Null is refused unless `nullable`.
+
+    `personal`: its values tell a person, alone or with a list of ids; they never go into Delta's log.
+    """
 
     name: str
     type: T.DataType
     comment: str
     nullable: bool = False
+    personal: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Table:
         return [column.name for column in self.columns]
 
     @property
+    def is_personal(self) -> bool:
+        return any(column.personal for column in self.columns)
+
+    @property
     def schema(self) -> T.StructType:
         """The Spark schema; nullability is checked on write rather than promised by Spark."""
         return T.StructType([T.StructField(column.name, column.type, True) for column in self.columns])
@@ -65,8 +73,8 @@ _DELIVERED = (
     Column("source_uri", STRING, "file or page it came from, without credentials"),
     Column("delivery_id", STRING, "SHA-256 of the delivered bytes (hex)"),
     Column("line", LONG, "position of the row in the delivery, from 0"),
-    Column("payload", STRING, "the row exactly as delivered (Parquet: its JSON form)"),
-    Column("payload_hash", STRING, "SHA-256 of the payload (hex)"),
+    Column("payload", STRING, "the row exactly as delivered (Parquet: its JSON form)", personal=True),
+    Column("payload_hash", STRING, "SHA-256 of the payload (hex)", personal=True),
     Column("context", TEXT_MAP, "what the row does not say itself: CSV header, ticker of the page, bar size"),
     Column("ingested_at", INSTANT, "when this batch was planned"),
 )
@@ -122,7 +130,7 @@ _VERSION = (
         DATE,
         "first as-of date that may see this version: the later of its event's and its known date, in the data set's zone",
     ),
-    Column("payload_hash", STRING, "SHA-256 of the payload this version came from; leads back to bronze"),
+    Column("payload_hash", STRING, "SHA-256 of the payload this version came from; leads back to bronze", personal=True),
 )
 
 BARS = Table(
@@ -187,7 +195,7 @@ USERS = Table(
     "one version of one user's attributes from `valid_from` on",
     ("user_id", "valid_from", "known_at"),
     (
-        Column("user_id", STRING, "the user"),
+        Column("user_id", STRING, "the user", personal=True),
         Column("valid_from", DATE, "first date it holds"),
         Column("valid_to", DATE, "first date it no longer holds; null: open", nullable=True),
         Column("risk_tolerance", STRING, "as the source says", nullable=True),
@@ -205,17 +213,17 @@ ACTIVITY = Table(
     "one version of one event",
     ("event_id", "known_at"),
     (
-        Column("event_id", STRING, "the event; never changes between versions"),
-        Column("user_id", STRING, "who"),
+        Column("event_id", STRING, "the event; never changes between versions", personal=True),
+        Column("user_id", STRING, "who", personal=True),
         Column("item_id", STRING, "what; null for events without an item (login, search)", nullable=True),
         Column("event_type", STRING, "view, watchlist_add, search, buy, sell, cancel, …"),
         Column("event_ts", INSTANT, "when it happened (UTC)"),
         Column("event_date", DATE, "local date of event_ts in the data set's zone; never changes between versions"),
-        Column("order_id", STRING, "order; the event's own id where the source has none"),
+        Column("order_id", STRING, "order; the event's own id where the source has none", personal=True),
         Column("quantity", DOUBLE, "units; negative for a cancel; null for events without", nullable=True),
         Column("price", MONEY, "per unit; null for events without", nullable=True),
         Column("amount", MONEY, "in the data set's currency; negative for a cancel; null for events without", nullable=True),
-        Column("session_id", STRING, "visit; null: the source has none", nullable=True),
+        Column("session_id", STRING, "visit; null: the source has none", nullable=True, personal=True),
         *_VERSION,
     ),
     cluster_by=("event_date",),
@@ -327,6 +335,43 @@ DRIFT = Table(
     ),
 )
 
+ERASURES = Table(
+    "ops",
+    "erasures",
+    "one change of state of one erasure: requested, then erased, then purged",
+    ("user_hash", "status", "recorded_at"),
+    (
+        Column("user_hash", STRING, "HMAC-SHA256(privacy key, the source's user id), hex: nobody reads from it who was erased"),
+        Column("key_check", STRING, "tells whether a key is the one these hashes were made with; nothing of the key itself"),
+        Column(
+            "status",
+            STRING,
+            "requested: dropped by validate from now on; erased: in no table and no published run; purged: in no file",
+        ),
+        Column(
+            "purge_from",
+            INSTANT,
+            "when `forget --purge` may remove the tables' old files; null while requested",
+            nullable=True,
+        ),
+        Column("proof", STRING, "what was found, removed and remained, by place: a JSON object; null while requested", nullable=True),
+        Column("recorded_at", INSTANT, "when"),
+        Column("run_id", STRING, "the forget run"),
+    ),
+)
+
+IDENTITY = Table(
+    "ops",
+    "identity",
+    "how this lake calls its users from silver on; one row, written by the first validate that hashes",
+    ("user_id",),
+    (
+        Column("user_id", STRING, "hmac"),
+        Column("key_check", STRING, "as in ops/erasures"),
+        Column("recorded_at", INSTANT, "when"),
+    ),
+)
+
 
 def grain_key(grain: str) -> tuple[str, ...]:
     """Key columns of one row at a grain: (user_id, item_id, as_of_date) or (user_id, as_of_date)."""
@@ -334,7 +379,7 @@ def grain_key(grain: str) -> tuple[str, ...]:
 
 
 _KEY_COLUMNS = {
-    "user_id": Column("user_id", STRING, "who"),
+    "user_id": Column("user_id", STRING, "who", personal=True),
     "item_id": Column("item_id", STRING, "what"),
     "as_of_date": Column("as_of_date", DATE, "as-of date D; nothing later than the end of D was used"),
 }

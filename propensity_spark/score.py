@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 from pyspark.errors import AnalysisException
@@ -80,11 +82,15 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
     return result.withColumn("rank", F.row_number().over(best_first))
 
 
-def eligible(frame: DataFrame, settings: ScoreSettings) -> DataFrame:
-    """`frame` without the users and items on the blocked lists. Raises ConfigurationError for a list that cannot be used."""
+def eligible(frame: DataFrame, settings: ScoreSettings, named: Callable[[DataFrame], DataFrame] = lambda listed: listed) -> DataFrame:
+    """`frame` without the users and items on the blocked lists, whose users `named` calls as `frame` does.
+
+    Raises ConfigurationError for a list that cannot be used.
+    """
     for column, path in blocked_lists(settings).items():
         if column in frame.columns:
-            frame = frame.join(F.broadcast(_blocked(frame.sparkSession, column, path)), column, "left_anti")
+            listed = _blocked(frame.sparkSession, column, path)
+            frame = frame.join(F.broadcast(named(listed) if column == "user_id" else listed), column, "left_anti")
     return frame
 
 
@@ -112,7 +118,9 @@ def _blocked(spark: SparkSession, column: str, path: str) -> DataFrame:
     except AnalysisException as error:
         raise _no_list(column, path) from error
     if column not in listed.columns:
-        raise ConfigurationError(f"{_setting(column)}: {path} has the columns {listed.columns}; expected a CSV with a header {column}")
+        raise ConfigurationError(
+            f"{_setting(column)}: {path} has no column {column} among its {len(listed.columns)}; expected a CSV with a header {column}"
+        )
     return listed.select(F.trim(column).alias(column)).where(F.col(column).isNotNull()).distinct()
 
 

@@ -19,9 +19,9 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DateType, StructType, TimestampType
 
-from propensity_spark.config import LakeSettings
+from propensity_spark.config import VACUUM_DAYS, LakeSettings
 from propensity_spark.delta_log import damage, list_log, read_commit
 from propensity_spark.errors import CatalogMissing, ConfigurationError, SchemaMismatch, TableDamaged, TableMissing, WriteConflict
 from propensity_spark.schemas import Column, Table
@@ -178,18 +178,21 @@ class Lake:
         if self.exists(table):
             _overtaking(lambda: self._delta(table).delete(where), table)
 
-    def vacuum(self, table: Table) -> None:
-        """Remove data files that no version of the last `lake.vacuum_days` days needs.
+    def vacuum(self, table: Table, days: int) -> None:
+        """Remove data files that no version of the last `days` days needs.
 
-        Raises ConfigurationError where Delta's own check of that age is turned off.
+        Raises ConfigurationError below VACUUM_DAYS (a younger file may belong to a write or a reader that is still at work), and where
+        Delta's own check of that age is turned off.
         """
+        if days < VACUUM_DAYS:
+            raise ConfigurationError(f"{table.full_name}: VACUUM after {days} days is refused, expected at least {VACUUM_DAYS}")
         key = "spark.databricks.delta.retentionDurationCheck.enabled"
         if str(self.spark.conf.get(key, "true")).lower() != "true":
             raise ConfigurationError(
                 f"{key}: expected true, found {self.spark.conf.get(key)}: a vacuum could take files that somebody reads; unset it"
             )
         if self.exists(table):
-            self._delta(table).vacuum(self.settings.vacuum_days * 24)
+            self._delta(table).vacuum(24 * days)
 
     def create(self, table: Table) -> None:
         """Create the empty table when it does not exist."""
@@ -225,7 +228,7 @@ class Lake:
                 writer.save(self.location(table))
 
     def _layout(self, frame: DataFrame, table: Table) -> DataFrameWriter:
-        writer = frame.write.format("delta")
+        writer = frame.write.format("delta").options(**_properties(table))
         return writer.partitionBy(*table.partition_by) if table.partition_by else writer
 
 
@@ -265,6 +268,19 @@ def _not_null(value: SparkColumn, column: Column, table: Table) -> SparkColumn:
     if column.nullable:
         return value
     return F.coalesce(value, F.raise_error(F.lit(f"null refused in {table.full_name}.{column.name};")).cast(column.type))
+
+
+def _properties(table: Table) -> dict[str, str]:
+    """Delta properties of a new table that holds persons: what tells them stays in data files, and goes when rows go.
+
+    Delta writes the smallest and the greatest value of each file's columns into its log, which outlives the rows by weeks: here those
+    of dates and instants alone. Deletion vectors would leave deleted rows in a file that is in use.
+    """
+    if not table.is_personal:
+        return {}
+    told = [c.name for c in table.columns if isinstance(c.type, DateType | TimestampType) and c.name not in table.partition_by]
+    shown = {"delta.dataSkippingStatsColumns": ",".join(told)} if told else {"delta.dataSkippingNumIndexedCols": "0"}
+    return {**shown, "delta.enableDeletionVectors": "false"}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from propensity_spark.errors import ConfigurationError
 from propensity_spark.ingest.deliveries import Delivery
 from propensity_spark.ingest.files import each_file, local_path
 from propensity_spark.ingest.records import Finding, Form, column_names, examine
+from propensity_spark.validate.payload import identifiers
 
 MAX_REMOTE_BYTES = 512 * 1024 * 1024
 _TEXT = pa.string()
@@ -112,6 +113,10 @@ def _verdict(spark: SparkSession, source: FileSource, columns: str, path: str) -
             return {}, f"has a type that Spark cannot read: {str(error).splitlines()[0]}"
         context = {"schema": ", ".join(f"`{field.name.replace('`', '``')}` {field.dataType.simpleString()}" for field in schema)}
     missing = _missing_columns(spark, source, schema)
+    used = {name.lower() for name in identifiers((*source.columns.values(), source.where or ""))}
+    if missing and source.format == "csv" and not used & {name.lower() for name in schema.names}:
+        # Then its first line may be a row, with a person in it: it is not shown.
+        return context, f"lacks {', '.join(missing)}, which the mapping uses, and every other name of it: is there a header line?"
     return context, f"lacks {', '.join(missing)}, which the mapping uses; its columns are {', '.join(schema.names)}" if missing else None
 
 

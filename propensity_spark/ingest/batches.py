@@ -54,7 +54,7 @@ def finish_unfinished(run: Run, sources: SourceByName) -> Taken:
         # A file may have been touched and still hold the same bytes.
         modified = modification_times(run.spark, [d.path for d in batch.deliveries])
         there = [replace(d, modified=modified[d.path]) for d in batch.deliveries if d.source in sources and d.path in modified]
-        findings = examine_files(run.spark, there, _forms(sources))
+        findings = examine_files(run.spark, there, forms_of(sources))
         same = [d for d in there if findings[d.source, d.path].reason is None and findings[d.source, d.path].delivery_id == d.delivery_id]
         kept = {(d.source, d.uri): d for d in same}
         gone = [
@@ -75,13 +75,13 @@ def take_new(run: Run, sources: SourceByName) -> Taken:
     recorded, before anything is planned) when a source's share of refused files exceeds `ingest.max_refused_share`. Files
     refused and tolerated before are tried again, and not counted again.
     """
-    found = unseen(run.lake, _listing(run, sources))
+    found = unseen(run.lake, listing(run, sources))
     first = first_contexts(run.lake)
     _require_files(sources, {d.source for d in found} | first.keys())
     candidates = [d for d in (due(d, sources[d.source][1], run.as_of) for d in found) if d is not None]
     if not candidates:
         return Taken()
-    findings = examine_files(run.spark, [d for d in candidates if not d.reason], _forms(sources))
+    findings = examine_files(run.spark, [d for d in candidates if not d.reason], forms_of(sources))
     judged = [
         d
         for name, (_, source) in sources.items()
@@ -111,7 +111,7 @@ def _write(run: Run, batches: list[Batch], sources: SourceByName) -> Taken:
         rows = sum(d.rows for d in batch.deliveries)
         run.say(f"{len(batch.deliveries):,} deliveries, {rows:,} rows to bronze/{batch.target}")
         table = BRONZE[batch.target]
-        run.lake.replace(bronze_rows(run.spark, batch, _forms(sources)), table, f"batch_id = '{batch.batch_id}'")
+        run.lake.replace(bronze_rows(run.spark, batch, forms_of(sources)), table, f"batch_id = '{batch.batch_id}'")
     _require_whole(run, batches)
     done = [(d, "ingested", batch.batch_id) for batch in batches for d in batch.deliveries]
     record(run.lake, done, datetime.now(UTC), run.run_id)
@@ -131,7 +131,7 @@ def _require_whole(run: Run, batches: list[Batch]) -> None:
             )
 
 
-def _listing(run: Run, sources: SourceByName) -> DataFrame:
+def listing(run: Run, sources: SourceByName) -> DataFrame:
     """Every file and page that is there now, named as in the lake: relative inside its root, so that a lake can be moved."""
     inside = f"{folder_uri(run.lake.root)}/"
     rows = []
@@ -170,5 +170,5 @@ def _too_many(judged: list[Delivery], max_share: float) -> str | None:
     )
 
 
-def _forms(sources: SourceByName) -> dict[str, Form]:
+def forms_of(sources: SourceByName) -> dict[str, Form]:
     return {name: form_of(source) for name, (_, source) in sources.items()}

@@ -101,10 +101,11 @@ def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[str]:
             taken.append(line)
             yield line
 
-    for fields in csv.reader(feed(), delimiter=delimiter):
+    reader = csv.reader(feed(), delimiter=delimiter)
+    for fields in reader:
         text = "".join(taken)
         if len(taken) > 1 and text.count('"') % 2:
-            raise ValueError(f"a quoted field is never closed, in the record that begins {text[:60]!r}")
+            raise ValueError(f"a quoted field is never closed, in the record that begins at line {reader.line_num - len(taken) + 1}")
         taken.clear()
         if fields:
             yield text.rstrip("\r\n")

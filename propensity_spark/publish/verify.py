@@ -59,7 +59,7 @@ def verify_run(store: Store, manifest: Manifest) -> Verified:
         _check_values(table, manifest, where)
         own_users = set(pc.unique(table["user_id"]).to_pylist())
         if users & own_users:
-            raise PublishedRunInvalid(f"{where}: user {min(users & own_users)!r} is in another file too; expected each user in one file")
+            raise PublishedRunInvalid(f"{where}: {len(users & own_users)} users are in another file too; expected each user in one file")
         users |= own_users
     return Verified(
         manifest.as_of_date,
@@ -104,7 +104,7 @@ def _check_keys(table: pa.Table, manifest: Manifest, where: str) -> None:
     counts = table.group_by(key).aggregate([([], "count_all")])
     repeated = counts.filter(pc.greater(counts["count_all"], 1))
     if repeated.num_rows:
-        raise PublishedRunInvalid(f"{where}: expected unique {key}, found {repeated.slice(0, 1).to_pylist()[0]}")
+        raise PublishedRunInvalid(f"{where}: expected unique {key}, found {repeated.num_rows} keys in more than one row")
     if "rank" not in table.column_names:
         return
     ranks = table.group_by("user_id").aggregate([("rank", "min"), ("rank", "max"), ("rank", "count_distinct"), ("rank", "count")])
@@ -113,5 +113,5 @@ def _check_keys(table: pa.Table, manifest: Manifest, where: str) -> None:
         pc.equal(ranks["rank_count_distinct"], ranks["rank_count"]),
     )
     if not pc.all(contiguous).as_py():
-        found = ranks.filter(pc.invert(contiguous)).slice(0, 1).to_pylist()[0]
+        found = ranks.filter(pc.invert(contiguous)).slice(0, 1).drop_columns("user_id").to_pylist()[0]
         raise PublishedRunInvalid(f"{where}: expected ranks 1 … n for each user, found {found}")

@@ -17,6 +17,7 @@ from propensity_spark.features.registry import USER_FEATURES, training_set_table
 from propensity_spark.label import looked_at, purchases
 from propensity_spark.models import CHALLENGER, champion_version, load, log_evaluation, promote, version_of
 from propensity_spark.platform import keep, release
+from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
 from propensity_spark.simulate.truth import write_truth
@@ -73,13 +74,15 @@ def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:
 
 def _truth(run: Run, dates: Sequence[date]) -> DataFrame | None:
     """The truth of the test dates, made when it is not there; None without simulated investors or for labels it does not know."""
-    if run.settings.simulate is None or run.settings.label.event_types != ("buy",) or _reports(run) is None:
+    settings = run.settings
+    if settings.simulate is None or settings.label.event_types != ("buy",) or _reports(run) is None:
         return None
     root = run.lake.root.removeprefix("file://")
-    write_truth(run.spark, run.settings, root, dates)
-    return run.spark.read.option("basePath", f"{root}/simulated/truth").parquet(
+    write_truth(run.spark, settings, root, dates)
+    truth = run.spark.read.option("basePath", f"{root}/simulated/truth").parquet(
         *[f"{root}/simulated/truth/as_of_date={day}" for day in dates]
     )
+    return as_known(settings, truth)
 
 
 STAGE = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,6 +12,7 @@ from propensity_spark.errors import GateFailed
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.models import CHAMPION, champion_version, load
+from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import Table, scores_table
 from propensity_spark.score import blocked_fingerprints, eligible, scores
@@ -21,7 +23,7 @@ def _execute(run: Run) -> Outcome:
     settings, table = run.settings, scores_table(run.settings.grain)
     model = load(settings, CHAMPION)
     candidates = _as_of(run, USER_ITEM_FEATURES if settings.grain == "user_item" else USER_FEATURES)
-    chosen = eligible(candidates, settings.score)
+    chosen = eligible(candidates, settings.score, partial(as_known, settings))
     if chosen.isEmpty():
         raise GateFailed(
             f"score: no candidate as of {run.as_of} is left to score ({candidates.count()} before the blocked lists): check that activity "

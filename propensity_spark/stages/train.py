@@ -39,7 +39,7 @@ def _execute(run: Run) -> Outcome:
         params={**best.params, "rounds": best.rounds, "label": model.label.model_dump_json(), "as_of": run.as_of, "code": __version__},
         metrics={"validation_log_loss": best.validation_log_loss, "threshold": model.threshold, **_row_counts(counts)},
         documents={
-            "settings.json": settings.model_dump(mode="json"),
+            "settings.json": settings.shown(),
             "features.json": {"features": features},
             "trials.json": {"trials": [{**t.params, "rounds": t.rounds, "validation_log_loss": t.validation_log_loss} for t in trials]},
         },

@@ -14,7 +14,7 @@ def _execute(run: Run) -> Outcome:
     tables = (*BRONZE.values(), DELIVERIES, *SILVER.values(), QUARANTINE, *gold, scores_table(settings.grain), *ops)
     there = [table for table in tables if run.lake.exists(table)]
     for table in there:
-        run.lake.vacuum(table)
+        run.lake.vacuum(table, settings.lake.vacuum_days)
     return Outcome(0, 0, note=f"{len(there)} tables keep the files of every version of the last {settings.lake.vacuum_days} days")
 
 

@@ -9,12 +9,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
+from propensity_spark.privacy import NOBODY, Identities, identities
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
-from propensity_spark.validate.settle import NEIGHBOUR_DAYS, entity_of, settle
+from propensity_spark.validate.settle import ERASED, NEIGHBOUR_DAYS, entity_of, settle
 
 ORDER: tuple[Table, ...] = (ITEMS, USERS, CORPORATE_ACTIONS, BARS, ACTIVITY)  # who is known is decided before who acts
 SETTLED = ("origin", "outcome", "change", "reasons", "earlier_reasons", "warnings")
@@ -29,6 +30,7 @@ class Batch:
     rows: int
     delivered: DataFrame
     again: DataFrame | None
+    who: Identities = NOBODY
 
     @property
     def is_empty(self) -> bool:
@@ -58,18 +60,24 @@ def next_batch(run: Run, table: Table, new: Mapping[str, int]) -> Batch:
 
     What a broken-off run has quarantined of a batch that is still new is judged with the batch, once.
     """
-    delivered = run.lake.read_or_empty(BRONZE[table.name]).where(F.col("batch_id").isin(list(new)) if new else F.lit(False))
+    who = who_is_in(run, table)
+    delivered = who.delivered(run.lake.read_or_empty(BRONZE[table.name])).where(F.col("batch_id").isin(list(new)) if new else F.lit(False))
     held = _held(run, table, F.forall("reasons", lambda name: name.isin(rejudged())))
     if new and held is not None:
         deliveries = delivered.select("source", "source_uri", "delivery_id").distinct()
         held = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_anti")
-    return Batch(table, tuple(new), sum(new.values()), delivered, _unless_empty(held))
+    return Batch(table, tuple(new), sum(new.values()), delivered, _unless_empty(held), who)
 
 
 def held_batch(run: Run, table: Table, reason: str | None) -> Batch:
     """The quarantined rows of a table, all or those with `reason`, to judge again; no new batch."""
     held = _held(run, table, F.array_contains("reasons", reason) if reason else F.lit(True))
-    return Batch(table, (), 0, local_frame(run.spark, [], BRONZE[table.name].schema), _unless_empty(held))
+    return Batch(table, (), 0, local_frame(run.spark, [], BRONZE[table.name].schema), _unless_empty(held), who_is_in(run, table))
+
+
+def who_is_in(run: Run, table: Table) -> Identities:
+    """How the table calls users and whom it must not take in again."""
+    return identities(run.settings, run.lake, run.started_at) if "user_id" in table.column_names else NOBODY
 
 
 def _held(run: Run, table: Table, wanted: Column) -> DataFrame | None:
@@ -89,14 +97,15 @@ def judge(run: Run, batch: Batch) -> DataFrame:
     table, limits = batch.table, run.settings.validation.rules
     rules = rules_for(table, limits)
     clock = Clock.of(run.settings, run.as_of)
-    rows = parse(_rows_to_judge(batch), table, run.settings.sources[table.name], clock)  # type: ignore[index]
+    rows = parse(_rows_to_judge(batch), table, run.settings.sources[table.name], clock, batch.who)  # type: ignore[index]
     rows = _with_known(run, rows, table)
     check_columns(rows, rules, "row")
+    rows = batch.who.is_erased(rows) if "user_id" in table.column_names else rows.withColumn("erased", F.lit(False))
     malformed = F.array_contains("problems", "malformed_record")
     own = [rule for rule in rules if not rule.depends_on_other_rows]
     # Reasons of the row's own come alone: what other rows say would depend on when it was asked.
     reasons = F.when(malformed, F.col("problems")).otherwise(F.concat("problems", broken(own, "reject", "row", limits)))
-    rows = rows.withColumn("own_reasons", reasons)
+    rows = rows.withColumn("own_reasons", F.when(F.col("erased"), F.array(F.lit(ERASED))).otherwise(reasons))
     others = broken([rule for rule in rules if rule.depends_on_other_rows], "reject", "row", limits)
     reasons = F.when(F.size("own_reasons") > 0, F.col("own_reasons")).otherwise(others)
     rows = rows.withColumns({"reasons": reasons, "warnings": broken(rules, "warn", "row", limits)})

@@ -55,7 +55,7 @@ class Gate:
         settings = self._run.settings.validation
         expected = limits(table, settings.gate_by_table.get(table.name, settings.gate))
         rows_in = measures.get("rows_in") or 0
-        kept = (measures.get("rows_valid") or 0) + (measures.get("rows_repeated") or 0)
+        kept = (measures.get("rows_valid") or 0) + (measures.get("rows_repeated") or 0) + (measures.get("rows_erased") or 0)
         observed = {**measures, "rows_kept": kept if rows_in else None}
         failed = self._failed(table, {name: observed.get(name) for name in expected}, expected)
         if not failed:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from propensity_spark.calendars import exchange_zone, session_frame
 from propensity_spark.config import FileSource, KnownAt, MassiveSource, Settings, Source
 from propensity_spark.errors import ConfigurationError
+from propensity_spark.privacy import NOBODY, Identities
 from propensity_spark.schemas import Table
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
@@ -49,16 +50,17 @@ class Clock:
         return found.select("session_date", "close_ts", number.alias("session_number"))
 
 
-def parse(bronze: DataFrame, table: Table, sources: tuple[Source, ...], clock: Clock) -> DataFrame:
+def parse(bronze: DataFrame, table: Table, sources: tuple[Source, ...], clock: Clock, who: Identities = NOBODY) -> DataFrame:
     """Delivered rows (PROVENANCE and any further columns, which stay) → candidates for `table`.
 
     Adds every column of `table`, `excluded` (the source's `where` leaves it out), `problems` (malformed_record or
     not_castable:<column>), `starts_at` and `happened_at` (event; start and end of the bar; ex-date; null for items and users),
     `asked_again` (a feed was asked for the row's date before), for bars the session's running number and `is_session`. One row
-    in, one row out; rows of a source that is no longer configured are left out, and the stage's accounting then stops the run.
+    in, one row out; users are called as `who` says. Rows of a source that is no longer configured are left out, and the stage's accounting
+    then stops the run.
     """
     written = _written(bronze, sources)
-    parts = [_parse_source(bronze, table, source, columns, clock) for source in sources for columns in written[source.name]]
+    parts = [_parse_source(bronze, table, source, columns, clock, who=who) for source in sources for columns in written[source.name]]
     return reduce(DataFrame.unionByName, parts)
 
 
@@ -74,7 +76,7 @@ def _written(bronze: DataFrame, sources: tuple[Source, ...]) -> dict[str, list[s
     return found
 
 
-def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str | None, clock: Clock) -> DataFrame:
+def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str | None, clock: Clock, *, who: Identities) -> DataFrame:
     if source.known_at.kind == "column" and "known_at" not in expressions(source):
         raise ConfigurationError(f"source {source.name}: known_at.kind is `column`, but `columns` maps no known_at; map it or use `event`")
     rows = bronze.where(F.col("source") == source.name)
@@ -86,6 +88,7 @@ def _parse_source(bronze: DataFrame, table: Table, source: Source, columns: str 
     typed = map_columns(fields, source, table, date_zone)
     business = [name for name in table.column_names if name not in DERIVED and name not in ("known_at", "is_deleted")]
     flat = typed.select("_bronze.*", F.col("_excluded").alias("excluded"), F.col("_problems").alias("problems"), *business, *_rest(table))
+    flat = who.named(flat) if "user_id" in table.column_names else flat
     flat = flat.withColumns({"is_deleted": F.coalesce("is_deleted", F.lit(False)), "asked_again": _asked_again(table, source, clock)})
     return _DATED[table.name](flat, source, clock).select(*bronze.columns, *_added(table), *FLAGS, *extra_columns(table))
 

@@ -18,8 +18,10 @@ from propensity_spark.tables import local_frame
 from propensity_spark.validate.batch import Batch
 from propensity_spark.validate.mapping import DERIVED
 from propensity_spark.validate.rules import Rule, rules_for
+from propensity_spark.validate.settle import ERASED
 
 _DATES = {"bars": "session_date", "activity": "event_date"}
+_OUTCOMES = ("valid", "repeated", "rejected", "excluded", ERASED)
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ class Profile:
         """One line for people: the table, its counts and why rows were rejected."""
         reasons = ", ".join(f"{name} {count:,}" for name, count in rejected_by(self.measures).items())
         counts = ", ".join(f"{self.rows(name):,} {name}" for name in ("valid", "repeated", "rejected"))
+        counts += f", {self.rows(ERASED):,} of erased persons dropped" if self.rows(ERASED) else ""
         return f"{table.name} {counts}" + (f" ({reasons})" if reasons else "")
 
 
@@ -64,9 +67,9 @@ def profile(run: Run, settled: DataFrame, batch: Batch, earlier: float | None) -
     rules = rules_for(table, run.settings.validation.rules)
     counts = _counts(settled, table, rules)
     measures: dict[str, float | None] = {name: value for name, value in counts.items() if name.startswith(("rows_", "reason:", "warn:"))}
-    found = sum(counts[f"rows_{outcome}"] for outcome in ("valid", "repeated", "rejected", "excluded"))
+    found = sum(counts[f"rows_{outcome}"] for outcome in _OUTCOMES)
     if not delivered == found == counts["rows_settled"]:
-        parts = ", ".join(f"{name} {counts[f'rows_{name}']}" for name in ("valid", "repeated", "rejected", "excluded"))
+        parts = ", ".join(f"{name} {counts[f'rows_{name}']}" for name in _OUTCOMES)
         raise RowsUnaccounted(
             f"silver/{table.name}: {delivered} rows were delivered but {found} accounted for ({parts}). Has a source been renamed "
             "or removed from conf/ before its batch was validated? Put it back and run validate again"
@@ -95,7 +98,7 @@ def _counts(settled: DataFrame, table: Table, rules: list[Rule]) -> dict[str, An
     casts = [f"not_castable:{column.name}" for column in table.columns if column.name not in DERIVED]
     rejecting = list(dict.fromkeys(["malformed_record", *casts, *[rule.name for rule in rules if rule.severity == "reject"]]))
     warning = [rule.name for rule in rules if rule.severity == "warn"]
-    measured = {f"rows_{name}": new & (outcome == name) for name in ("valid", "repeated", "rejected", "excluded")}
+    measured = {f"rows_{name}": new & (outcome == name) for name in _OUTCOMES}
     measured |= {"rows_settled": new}
     measured |= {f"reason:{name}": new & (outcome == "rejected") & F.array_contains("reasons", name) for name in rejecting}
     measured |= {f"warn:{name}": new & (outcome == "valid") & F.array_contains("warnings", name) for name in warning}

@@ -17,6 +17,7 @@ from propensity_spark.validate.rules import Rule, broken, check_columns
 # Rows of one entity may decide about each other.
 ENTITY = {"activity": ("event_id",), "bars": ("item_id", "bar_size"), "corporate_actions": ("item_id", "ex_date", "action")}
 ASKED_AGAIN = ("bars", "corporate_actions")  # what a feed is asked for more than once
+ERASED = "erased"  # the one reason of a row whose user is erased: not rejected and kept, but dropped and counted
 NEIGHBOUR_DAYS = 10  # bars further apart are no neighbours
 
 
@@ -29,7 +30,7 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     """Judged rows → the same rows with `outcome`, `change`, and the reasons and warnings that other rows cause.
 
     Needs `origin` (new, quarantine, silver or context: a silver row that is only looked at), `reasons`, `warnings` and
-    `excluded`. outcome: valid, repeated, rejected or excluded. change, what silver must do: insert; remove;
+    `excluded`. outcome: valid, repeated, rejected, excluded or erased. change, what silver must do: insert; remove;
     update (take the place of the row with the same key; of a silver row: only its payload hash grows); replaced, for a
     silver row whose place another takes; null for nothing. `splits`: item_id and ex_date.
     """
@@ -109,7 +110,8 @@ def _outcome() -> Column:
     leads = F.col("payload_hash") == F.col("content_hash")
     broken_here = F.size("set_reasons") > 0
     return (
-        F.when(F.col("excluded"), "excluded")
+        F.when(F.array_contains("reasons", ERASED), ERASED)
+        .when(F.col("excluded"), "excluded")
         .when(~F.col("fit") | (broken_here & leads), "rejected")
         .when(F.col("first") & ~broken_here, "valid")
         .otherwise("repeated")

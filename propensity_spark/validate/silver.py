@@ -12,8 +12,9 @@ from pyspark.sql import functions as F
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, CHANGES, QUARANTINE, VALIDATED, Table
 from propensity_spark.tables import local_frame
-from propensity_spark.validate.batch import Batch
+from propensity_spark.validate.batch import Batch, who_is_in
 from propensity_spark.validate.parse import PROVENANCE, Clock, parse
+from propensity_spark.validate.settle import ERASED
 
 _ROW = ("source", "source_uri", "delivery_id", "line")
 _SAME_ROW = "t.source = s.source AND t.source_uri = s.source_uri AND t.delivery_id = s.delivery_id AND t.line = s.line"
@@ -60,9 +61,10 @@ def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
     again and held against the key.
     """
     wanted = F.broadcast(lost.select("payload_hash", "reasons", *[F.col(name).alias(f"lost_{name}") for name in table.key]))
-    bronze = run.lake.read(BRONZE[table.name]).select(*PROVENANCE)
+    who = who_is_in(run, table)
+    bronze = who.delivered(run.lake.read(BRONZE[table.name]).select(*PROVENANCE))
     alike = bronze.join(F.broadcast(lost.select("payload_hash").distinct()), "payload_hash", "left_semi").select(*PROVENANCE)
-    parsed = parse(alike, table, run.settings.sources[table.name], Clock.of(run.settings, run.as_of))  # type: ignore[index]
+    parsed = parse(alike, table, run.settings.sources[table.name], Clock.of(run.settings, run.as_of), who)  # type: ignore[index]
     same = [F.col(name) == F.col(f"lost_{name}") for name in table.key]
     return parsed.join(wanted, "payload_hash", "inner").where(reduce(Column.__and__, same)).select(*PROVENANCE, "reasons")
 
@@ -103,6 +105,13 @@ def release(run: Run, settled: DataFrame, batch: Batch, again: bool) -> None:
         rows = left_over.select(*_ROW)
         if not rows.isEmpty():
             run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {_SAME_ROW}", delete_when="true", insert=False)
+
+
+def drop_erased(run: Run, settled: DataFrame, batch: Batch) -> None:
+    """Take the rows of erased persons, which came again, out of bronze. Only then is the batch marked as done."""
+    ids = ", ".join(f"'{batch_id}'" for batch_id in batch.ids)
+    again = settled.where((F.col("outcome") == ERASED) & (F.col("origin") == "new")).select(*_ROW)
+    run.lake.merge(again, BRONZE[batch.table.name], f"t.batch_id IN ({ids}) AND {_SAME_ROW}", delete_when="true", insert=False)
 
 
 def mark_validated(run: Run, batches: Iterable[Batch]) -> None:

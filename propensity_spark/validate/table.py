@@ -14,7 +14,7 @@ from propensity_spark.schemas import SILVER, Table
 from propensity_spark.validate.batch import Batch, held_batch, judge, new_batches, next_batch
 from propensity_spark.validate.gate import Gate
 from propensity_spark.validate.profile import Profile, earlier_rows_per_date, profile, write_profiles
-from propensity_spark.validate.silver import announce, mark_validated, quarantine, release, write_silver
+from propensity_spark.validate.silver import announce, drop_erased, mark_validated, quarantine, release, write_silver
 
 
 def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
@@ -41,6 +41,8 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
             if failure is not None:
                 break
             _bring_up_to_date(run, settled, batch, measured)
+            if measured.rows("erased"):
+                drop_erased(run, settled, batch)
         finally:
             platform.release(settled)
         done.append(batch)

@@ -278,13 +278,13 @@ def test_a_vacuum_never_takes_what_is_younger_than_seven_days(spark: SparkSessio
     lake.append(boxes(spark, 1), BOXES)
     lake.overwrite(boxes(spark, 2), BOXES)
     old, young = sorted(Path(lake.location(BOXES)).glob("part-*.parquet"), key=lambda part: part.stat().st_mtime)
-    lake.vacuum(BOXES)
+    lake.vacuum(BOXES, 30)
     assert old.exists()
     assert lake.version(BOXES) == 1
     spark.conf.set(off, "false")
     try:
         with pytest.raises(ConfigurationError, match=f"{off}: expected true"):
-            lake.vacuum(BOXES)
+            lake.vacuum(BOXES, 30)
     finally:
         spark.conf.unset(off)
     assert young.exists()
