@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pyspark.sql import functions as F
 
+from propensity_spark.config import VACUUM_DAYS
 from propensity_spark.erase.files import is_own, rewrite, rewrite_truth
 from propensity_spark.erase.find import ROW, HoldingFile, People, rows_in, source_files, tables
 from propensity_spark.erase.log import asked_before, note_down
-from propensity_spark.config import VACUUM_DAYS
 from propensity_spark.errors import ConfigurationError, PersonRemains
 from propensity_spark.ingest.deliveries import Delivery, unfinished
 from propensity_spark.ingest.files import folder_uri

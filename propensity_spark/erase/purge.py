@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 
+from propensity_spark.config import VACUUM_DAYS
 from propensity_spark.erase.find import People, tables
 from propensity_spark.erase.forget import asked_for, forget, look
 from propensity_spark.erase.log import asked_before, note_down
 from propensity_spark.erase.search import Searched, old_files, rows_in_old_files, search
-from propensity_spark.config import VACUUM_DAYS
 from propensity_spark.errors import PersonRemains
 from propensity_spark.run import Outcome, Run
 from propensity_spark.schemas import Table

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import PublishedRunInvalid
-from propensity_spark.publish.manifest import POINTER, Manifest, Provenance, current_manifest, read_manifest
+from propensity_spark.publish.manifest import ATTEMPT, POINTER, Manifest, Provenance, current_run, read_manifest
 from propensity_spark.publish.store import Store, open_store
-from propensity_spark.publish.write import _is_stored, _plan, _write_run
+from propensity_spark.publish.write import is_stored, part_writer, plan_run, point_to, write_run
 from propensity_spark.schemas import published_table
+
+_RUN = "run_id="
 
 
 @dataclass(frozen=True)
@@ -33,42 +36,47 @@ def erase_published(uri: str, people: DataFrame) -> Rewritten:
     """Replace every run that has rows of the persons, of every date, by one without; its id is the one that publish would give it.
 
     Readers see the old complete run until the pointer moves, then the new complete run; only then is the old one removed, under whoever
-    is still reading it: that is what erasing means. Runs that are not current are replaced too. Leftovers without a manifest go. A date
-    that has nobody else is removed whole. Can be repeated after a death at any point.
+    is still reading it: that is what erasing means. Runs that are not current are replaced too, and a run goes on to name the one it
+    replaced. Folders without a manifest go, those of a publisher at work too: it fails, and is to run again. A date that has nobody else
+    is removed whole. Can be repeated after a death at any point.
     """
     store, found = open_store(uri), Rewritten(0, 0)
     for day in store.days():
         with store.lock(day):
-            for run_id in _run_ids(store, day) - {run.run_id for run in _runs(store, day)}:
-                store.clear(f"{day}/run_id={run_id}")
-            for manifest in _runs(store, day):
-                rows = _read(store, manifest, people)
-                theirs = _own(rows, people).count()
-                if theirs == 0:
-                    continue
-                found = Rewritten(found.runs + 1, found.rows + theirs)
-                if theirs < manifest.rows:
-                    _replace(store, manifest, rows.join(F.broadcast(people), "user_id", "left_anti"))
-                elif _is_current(store, manifest):
-                    store.clear(day)
-                    break
-                store.clear(manifest.folder)
+            found = _erase_day(store, day, people, found)
     return found
 
 
-def _replace(store: Store, old: Manifest, rows: DataFrame) -> None:
-    """Store `rows` as a run, and make it current where `old` is."""
-    pointer = f"{old.day}/{POINTER}"
-    before = store.read(pointer)
-    new = _plan(rows, date.fromisoformat(old.as_of_date), old.grain, _provenance(old))
-    if not _is_stored(store, new):
-        _write_run(store, rows, new, len(old.files))
-    if before is not None and _is_current(store, old):
-        store.write(pointer, f"run_id={new.run_id}\n".encode(), before[1])
+def _erase_day(store: Store, day: str, people: DataFrame, found: Rewritten) -> Rewritten:
+    runs, new_ids = _runs(store, day), dict[str, str]()
+    for folder in _folders(store, day) - {f"{_RUN}{run.run_id}" for run in runs}:
+        store.clear(f"{day}/{folder}")
+    for old in _oldest_first(runs):
+        rows = _read(store, old, people)
+        theirs = _own(rows, people).count()
+        if theirs == 0:
+            continue
+        found = Rewritten(found.runs + 1, found.rows + theirs)
+        if theirs < old.rows:
+            new_ids[old.run_id] = _replace(store, old, rows.join(F.broadcast(people), "user_id", "left_anti"), new_ids)
+        elif current_run(store, day) == old.run_id:
+            store.remove(f"{day}/{POINTER}")
+        store.clear(old.folder)
+    if not _folders(store, day):
+        store.clear(day)
+    return found
 
 
-def _is_current(store: Store, run: Manifest) -> bool:
-    return store.read(f"{run.day}/{POINTER}") is not None and current_manifest(store, run.day).run_id == run.run_id
+def _replace(store: Store, old: Manifest, rows: DataFrame, new_ids: Mapping[str, str]) -> str:
+    """Store `rows` as a run, and make it current where `old` is; returns its id."""
+    before = store.read(f"{old.day}/{POINTER}")
+    planned = plan_run(rows, date.fromisoformat(old.as_of_date), old.grain, _provenance(old))
+    new = replace(planned, replaces=new_ids.get(old.replaces, old.replaces) if old.replaces else None)
+    if not is_stored(store, new):
+        write_run(store, new, part_writer(rows, len(old.files)))
+    if current_run(store, old.day) == old.run_id:
+        point_to(store, old.day, new.run_id, before)
+    return new.run_id
 
 
 def _provenance(old: Manifest) -> Provenance:
@@ -82,23 +90,30 @@ def _provenance(old: Manifest) -> Provenance:
     )
 
 
-def _run_ids(store: Store, day: str) -> set[str]:
+def _folders(store: Store, day: str) -> set[str]:
+    """Folders of runs and of attempts to write one."""
     folders = {name.partition("/")[0] for name in store.sizes(day) if "/" in name}
-    return {folder.removeprefix("run_id=") for folder in folders if folder.startswith("run_id=")}
+    return {folder for folder in folders if folder.startswith((_RUN, ATTEMPT))}
 
 
 def _runs(store: Store, day: str) -> list[Manifest]:
-    """Complete runs of a date, the current one first."""
-    stored = store.read(f"{day}/{POINTER}")
-    current = stored[0].decode(errors="replace") if stored else ""
-    found = []
-    for run_id in sorted(_run_ids(store, day), key=lambda run_id: (run_id not in current, run_id)):
+    """Complete runs of a date. Raises PublishedRunInvalid for a damaged current one, which is not ours to remove."""
+    found, current = [], current_run(store, day)
+    for run_id in sorted(folder.removeprefix(_RUN) for folder in _folders(store, day) if folder.startswith(_RUN)):
         try:
             found.append(read_manifest(store, day, run_id))
         except PublishedRunInvalid:
-            if run_id in current:
-                raise  # a damaged current run is not ours to remove
+            if run_id == current:
+                raise
     return found
+
+
+def _oldest_first(runs: Iterable[Manifest]) -> Iterator[Manifest]:
+    """Each run after the one that it replaced, where they do not go in a circle (a damaged run that was written again)."""
+    left = {run.run_id: run for run in runs}
+    while left:
+        run = next((run for run in left.values() if run.replaces not in left), next(iter(left.values())))
+        yield left.pop(run.run_id)
 
 
 def _read(store: Store, manifest: Manifest, people: DataFrame) -> DataFrame:

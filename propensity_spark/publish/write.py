@@ -46,18 +46,7 @@ def publish_scores(scores: DataFrame, uri: str, as_of: date, *, grain: str, prov
     Raises NothingToPublish for no rows, PublishConflict when somebody else moved the pointer meanwhile.
     """
     scores = scores.select(*published_table(grain).column_names)
-    order = [name for name in ("user_id", "rank") if name in scores.columns]
-
-    def write_parts(location: str) -> None:
-        (
-            scores.repartition(files, "user_id")
-            .sortWithinPartitions(*order)
-            .write.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
-            .option("compression", "snappy")
-            .parquet(location)
-        )
-
-    return publish_run(open_store(uri), _plan(scores, as_of, grain, provenance), write_parts)
+    return publish_run(open_store(uri), plan_run(scores, as_of, grain, provenance), part_writer(scores, files))
 
 
 def publish_run(store: Store, planned: Manifest, write_parts: Callable[[str], None]) -> Published:
@@ -69,7 +58,7 @@ def publish_run(store: Store, planned: Manifest, write_parts: Callable[[str], No
     with store.lock(planned.day):
         before = store.read(f"{planned.day}/{POINTER}")
         manifest = replace(planned, replaces=_run_before(before, planned))
-        is_new = not _is_stored(store, manifest) and _write_run(store, manifest, write_parts)
+        is_new = not is_stored(store, manifest) and write_run(store, manifest, write_parts)
         point_to(store, planned.day, planned.run_id, before)
     return Published(store.spark_path(planned.folder), planned.run_id, planned.rows, is_new)
 
@@ -92,7 +81,23 @@ def point_to(store: Store, day: str, run_id: str, before: tuple[bytes, str] | No
         ) from error
 
 
-def _plan(scores: DataFrame, as_of: date, grain: str, provenance: Provenance) -> Manifest:
+def part_writer(scores: DataFrame, files: int) -> Callable[[str], None]:
+    """What puts `scores` as at most `files` part files into a folder: each user's rows in one file, in order of rank."""
+    order = [name for name in ("user_id", "rank") if name in scores.columns]
+
+    def write_parts(location: str) -> None:
+        (
+            scores.repartition(files, "user_id")
+            .sortWithinPartitions(*order)
+            .write.option("mapreduce.fileoutputcommitter.marksuccessfuljobs", "false")
+            .option("compression", "snappy")
+            .parquet(location)
+        )
+
+    return write_parts
+
+
+def plan_run(scores: DataFrame, as_of: date, grain: str, provenance: Provenance) -> Manifest:
     """The manifest, still without files. One job: rows, the one model, and a digest of the content.
 
     The digest (count, sum and xor of row hashes) does not depend on the order of rows.
@@ -153,7 +158,7 @@ def _run_before(before: tuple[bytes, str] | None, planned: Manifest) -> str | No
     return run_id if run_id != planned.run_id else None
 
 
-def _is_stored(store: Store, manifest: Manifest) -> bool:
+def is_stored(store: Store, manifest: Manifest) -> bool:
     """Whether the run is there, complete and undamaged; then only strays beside it go. One that is not has no readers."""
     try:
         stored = read_manifest(store, manifest.day, manifest.run_id)
@@ -164,7 +169,7 @@ def _is_stored(store: Store, manifest: Manifest) -> bool:
     return True
 
 
-def _write_run(store: Store, manifest: Manifest, write_parts: Callable[[str], None]) -> bool:
+def write_run(store: Store, manifest: Manifest, write_parts: Callable[[str], None]) -> bool:
     """Write the parts into a folder of this attempt's own, move them into the run's, then write the manifest of their bytes.
 
     False when another process that published the same run had its manifest there first: its files count, ours go.
@@ -188,7 +193,7 @@ def _write_run(store: Store, manifest: Manifest, write_parts: Callable[[str], No
         store.settle(manifest.folder, [MANIFEST, *names])
         is_ours = True
     except PublishConflict:
-        if not _is_stored(store, manifest):
+        if not is_stored(store, manifest):
             raise
         is_ours = False
     store.clear(attempt)
