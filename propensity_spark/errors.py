@@ -97,3 +97,7 @@ class PublishedRunInvalid(PropensityError):
 
 class PublishConflict(PropensityError):
     """Somebody else moved `_CURRENT` while this run was being published."""
+
+
+class AlertNotDelivered(PropensityError):
+    """An alert did not reach its channel; it is recorded as failed and tried again by later runs. The line goes on."""
