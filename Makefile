@@ -8,7 +8,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run test check lint types unit deaths faults bench docs wheel bundle-check bundle-replay lock clean
+.PHONY: help setup run test check lint types unit deaths faults bench bench-monitoring docs wheel bundle-check bundle-replay lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -46,6 +46,9 @@ faults: setup ## the full matrix of kills and faults: storage, feed, cluster, di
 
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
+
+bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: how often its defaults are right (minutes)
+	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}
 
 docs: setup ## write the generated tables of README.md and docs/databricks.md anew
 	@$(BIN)/python scripts/readme.py
