@@ -135,3 +135,7 @@ class KeyChanged(PropensityError):
 
 class PersonRemains(PropensityError):
     """Something of an erased person is still there, or it is too early to prove that nothing is."""
+
+
+class AlertNotDelivered(PropensityError):
+    """An alert did not reach its channel; it is recorded as failed and tried again by later runs. The line goes on."""

@@ -63,6 +63,16 @@ def secret(spark: SparkSession | None, scope: str, key: str) -> str:
         ) from error
 
 
+def credential(spark: SparkSession | None, scope: str | None, key: str | None, variable: str) -> str:
+    """The secret `key` of the scope where both are named, else the environment variable. Raises EnvironmentMissing when it is not set."""
+    if scope and key:
+        return secret(spark, scope, key)
+    found = os.environ.get(variable, "").strip()
+    if not found:
+        raise EnvironmentMissing(f"environment variable {variable} is not set; set it, or name secret_scope and secret_key")
+    return found
+
+
 def takes_values() -> bool:
     """True where `hand_over` leaves values anywhere."""
     return on_databricks() or TASK_VALUES in os.environ

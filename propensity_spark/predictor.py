@@ -23,12 +23,14 @@ class ReferenceBins:
     Bin i holds the values above `edges[i-1]` and up to and including `edges[i]` (the first and last are open), so there is one
     share more than edges. `shares` are of the values that are not null and sum to 1; `null_share` is of all rows.
     `usual_psi` is the largest PSI that a single training date showed against them: what a day without drift may show.
+    `categories`: of a categorical subject the values seen in training, one per bin; the bin after them holds values never seen.
     """
 
     edges: tuple[float, ...]
     shares: tuple[float, ...]
     null_share: float
     usual_psi: float = 0.0
+    categories: tuple[str, ...] = ()
 
     @property
     def expected(self) -> list[float]:
@@ -96,7 +98,9 @@ def read(folder: Path) -> PropensityModel:
     body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     baseline = {
-        subject: ReferenceBins(tuple(bins["edges"]), tuple(bins["shares"]), bins["null_share"], bins["usual_psi"])
+        subject: ReferenceBins(
+            tuple(bins["edges"]), tuple(bins["shares"]), bins["null_share"], bins["usual_psi"], tuple(bins.get("categories", ()))
+        )
         for subject, bins in body["baseline"].items()
     }
     changed = {

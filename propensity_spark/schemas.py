@@ -327,7 +327,12 @@ DRIFT = Table(
         Column("model_name", STRING, "registered model"),
         Column("model_version", STRING, "version of the champion"),
         Column("subject", STRING, "feature name, `purchase_probability` or a table"),
-        Column("measure", STRING, "psi, null_share, baseline_null_share, rows, age_days, retrain"),
+        Column(
+            "measure",
+            STRING,
+            "psi, jensen_shannon, null_share, baseline_null_share, null_increase, unseen_share, rows, rows_change, age_days, "
+            "drifted_features, retrain",
+        ),
         Column("value", DOUBLE, "its value; null: not measurable", nullable=True),
         Column("limit", DOUBLE, "limit in conf/; null: none", nullable=True),
         Column("breached", BOOLEAN, "whether the limit is exceeded"),
@@ -368,6 +373,48 @@ IDENTITY = Table(
     (
         Column("user_id", STRING, "hmac"),
         Column("key_check", STRING, "as in ops/erasures"),
+        Column("recorded_at", INSTANT, "when"),
+    ),
+)
+
+PERFORMANCE = Table(
+    "ops",
+    "performance",
+    "one measure of one day's scores: as estimated on that day, or as realised once its labels had matured",
+    ("as_of_date", "scored_date", "measure"),
+    (
+        Column("as_of_date", DATE, "monitored day on which it became known; the scored day itself for an estimate"),
+        Column("run_id", STRING, "the monitor run"),
+        Column("model_name", STRING, "registered model"),
+        Column("model_version", STRING, "version that scored"),
+        Column("scored_date", DATE, "as-of date of the scores"),
+        Column("measure", STRING, "roc_auc, purchases, lift_top_tenth, observed_over_expected, calibration_error, candidate_recall"),
+        Column("estimated", DOUBLE, "expected from the calibrated probabilities alone; null: not estimated", nullable=True),
+        Column("realised", DOUBLE, "from labels; null: not known yet, or undefined for one class", nullable=True),
+        Column("low", DOUBLE, "lower end of the 95% interval of `realised`", nullable=True),
+        Column("high", DOUBLE, "upper end", nullable=True),
+        Column("error", DOUBLE, "estimated − realised; null: one of them is", nullable=True),
+        Column("breached", BOOLEAN, "realised is beyond its limit in conf/, and its interval lies beyond what chance explains"),
+    ),
+)
+
+ALERTS = Table(
+    "ops",
+    "alerts",
+    "one alert rule that held on one day, for one channel",
+    ("as_of_date", "rule", "channel"),
+    (
+        Column("as_of_date", DATE, "monitored day"),
+        Column("rule", STRING, "name of the rule in conf/"),
+        Column("channel", STRING, "log, file, webhook or email"),
+        Column("severity", STRING, "info, warning or critical"),
+        Column(
+            "status", STRING, "pending (not sent yet), delivered, failed (tried again by later runs), cooling (held back by the cooldown)"
+        ),
+        Column("alert_id", STRING, "the same for every attempt, so that a receiver can drop one that comes twice"),
+        Column("text", STRING, "what was said: the subjects, worst first"),
+        Column("error", STRING, "why the last attempt failed", nullable=True),
+        Column("run_id", STRING, "the monitor run that recorded this state"),
         Column("recorded_at", INSTANT, "when"),
     ),
 )

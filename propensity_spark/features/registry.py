@@ -14,7 +14,10 @@ Group = Literal["market", "user", "user_item"]
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature. `groups` are the gold tables that store it; `in_model` is false for what only people read."""
+    """One feature. `groups` are the gold tables that store it; `in_model` is false for what only people read.
+
+    `categorical`: its values are names or grades, which monitoring counts one by one instead of by ranges.
+    """
 
     name: str
     type: T.DataType
@@ -23,6 +26,7 @@ class Feature:
     null_when: str
     groups: tuple[Group, ...]
     in_model: bool = True
+    categorical: bool = False
 
     @property
     def column(self) -> Column:
@@ -33,8 +37,10 @@ def _market(name: str, unit: str, formula: str, null_when: str) -> Feature:
     return Feature(name, DOUBLE, unit, formula, null_when, ("market",))
 
 
-def _user(name: str, type_: T.DataType, unit: str, formula: str, null_when: str, *, in_model: bool = True) -> Feature:
-    return Feature(name, type_, unit, formula, null_when, ("user",), in_model)
+def _user(
+    name: str, type_: T.DataType, unit: str, formula: str, null_when: str, *, in_model: bool = True, categorical: bool = False
+) -> Feature:
+    return Feature(name, type_, unit, formula, null_when, ("user",), in_model, categorical)
 
 
 def _pair(name: str, type_: T.DataType, unit: str, formula: str, null_when: str) -> Feature:
@@ -74,10 +80,25 @@ FEATURES: tuple[Feature, ...] = (
     ),
     _user("avg_ticket_365d", DOUBLE, "currency", "monetary_365d / frequency_365d", "frequency_365d is 0"),
     _user("tenure_days", LONG, "days", "D − date of the first event", "no event"),
-    _user("rfm_r", LONG, "1–5", "1 + floor(5·b/n), b of the n users with a purchase in 365 days have more recency days", NO_BUY_365),
-    _user("rfm_f", LONG, "1–5", "1 + floor(5·b/n), b have a smaller frequency_365d", NO_BUY_365),
-    _user("rfm_m", LONG, "1–5", "1 + floor(5·b/n), b have a smaller monetary_365d", NO_BUY_365),
-    _user("rfm_segment", STRING, "name", "champions, loyal, recent, at_risk, lost or regular, from the three", NO_BUY_365, in_model=False),
+    _user(
+        "rfm_r",
+        LONG,
+        "1–5",
+        "1 + floor(5·b/n), b of the n users with a purchase in 365 days have more recency days",
+        NO_BUY_365,
+        categorical=True,
+    ),
+    _user("rfm_f", LONG, "1–5", "1 + floor(5·b/n), b have a smaller frequency_365d", NO_BUY_365, categorical=True),
+    _user("rfm_m", LONG, "1–5", "1 + floor(5·b/n), b have a smaller monetary_365d", NO_BUY_365, categorical=True),
+    _user(
+        "rfm_segment",
+        STRING,
+        "name",
+        "champions, loyal, recent, at_risk, lost or regular, from the three",
+        NO_BUY_365,
+        in_model=False,
+        categorical=True,
+    ),
     *(_user(f"views_{n}d", LONG, "events", f"view events in (D − {n}, D]", "never (0)") for n in (7, 30)),
     _user("active_days_30d", LONG, "days", "distinct dates with any event in (D − 30, D]", "never (0)"),
     _user("sessions_30d", LONG, "sessions", "distinct session_id in (D − 30, D]", "the source has none"),
@@ -94,6 +115,7 @@ FEATURES: tuple[Feature, ...] = (
         "ordinal",
         "position of risk_tolerance on D in features.risk_levels",
         "no profile visible, or a level that is not listed",
+        categorical=True,
     ),
     *(_pair(f"item_views_{n}d", LONG, "events", f"view events of the pair in (D − {n}, D]", "never (0)") for n in (7, 30)),
     _pair("item_purchases_365d", LONG, "orders", "distinct orders of the pair with a buy in (D − 365, D]", "never (0)"),

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from propensity_spark.config import MonitorSettings
+from propensity_spark.monitor.performance import FINE_EDGES
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.score import PROBABILITY
-from propensity_spark.train.reference import psi
+from propensity_spark.train.reference import bin_weights, jensen_shannon, psi, with_codes, with_subjects
 
 RETRAIN = "retrain"
+HISTOGRAM = "score_histogram"
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,20 @@ class Measure:
         return self.limit is not None and (self.value is None or self.value > self.limit)
 
 
+def counts(matrix: DataFrame, baseline: Mapping[str, ReferenceBins]) -> dict[date, dict[str, list[float]]]:
+    """As-of date → subject of the baseline → rows in each of its bins and, last, its nulls; and `score_histogram`: rows per bin of
+    `FINE_EDGES` of the probability.
+
+    `matrix`: one row per scored candidate: key, features, `purchase_probability`, `sample_weight` 1. One Spark pass.
+    """
+    rows = with_subjects(matrix).withColumn(HISTOGRAM, F.col(PROBABILITY))
+    rows = with_codes(rows, {subject: bins.categories for subject, bins in baseline.items() if bins.categories})
+    return bin_weights(rows, {subject: bins.edges for subject, bins in baseline.items()} | {HISTOGRAM: FINE_EDGES})
+
+
 def drift(baseline: Mapping[str, ReferenceBins], counted: Mapping[str, Sequence[float]], settings: MonitorSettings) -> list[Measure]:
-    """PSI, null share and the baseline's null share of every subject of the baseline, in its order.
+    """PSI, Jensen–Shannon divergence and null shares of every subject of the baseline, in its order; of a categorical one also
+    the share of rows with a value never seen in training.
 
     `counted`: rows of the scoring day in each bin of the subject and, last, its nulls (at least one row). Null is a bin
     of its own, so that a feature that goes missing drifts. The limit is the one in conf/, or the largest PSI that a single
@@ -41,14 +57,24 @@ def drift(baseline: Mapping[str, ReferenceBins], counted: Mapping[str, Sequence[
     """
     measures = []
     for subject, reference in baseline.items():
-        found = np.asarray(counted[subject], dtype=float) / sum(counted[subject])
+        found = shares(counted[subject])
         limit = settings.score_psi_limit if subject == PROBABILITY else settings.psi_limit
         measures += [
-            Measure(subject, "psi", psi(reference.expected, found.tolist()), max(limit, reference.usual_psi)),
-            Measure(subject, "null_share", float(found[-1])),
+            Measure(subject, "psi", psi(reference.expected, found), max(limit, reference.usual_psi)),
+            Measure(subject, "jensen_shannon", jensen_shannon(reference.expected, found)),
+            Measure(subject, "null_share", found[-1]),
             Measure(subject, "baseline_null_share", reference.null_share),
+            Measure(subject, "null_increase", found[-1] - reference.null_share),
         ]
+        if reference.categories:
+            measures.append(Measure(subject, "unseen_share", found[-2], settings.max_unseen_share))
     return measures
+
+
+def shares(counts: Sequence[float]) -> list[float]:
+    """Counts over their sum."""
+    found: list[float] = (np.asarray(counts, dtype=float) / sum(counts)).tolist()
+    return found
 
 
 def freshness(newest: Mapping[str, date | None], as_of: date, settings: MonitorSettings) -> list[Measure]:
@@ -65,23 +91,27 @@ def freshness(newest: Mapping[str, date | None], as_of: date, settings: MonitorS
     ]
 
 
-def volume(rows: float, earlier: tuple[date, float] | None) -> Measure:
-    """Rows scored, with the change against the last monitored day before, if there is one."""
-    note = None if earlier is None else f"{rows / earlier[1] - 1:+.1%} against {earlier[1]:,.0f} as of {earlier[0]}"
-    return Measure("gold/scores", "rows", rows, note=note)
+def volume(rows: float, earlier: tuple[date, float] | None) -> list[Measure]:
+    """Rows scored and, where a day was monitored before, their relative change against the last of those."""
+    if earlier is None:
+        return [Measure("gold/scores", "rows", rows)]
+    change = rows / earlier[1] - 1
+    note = f"{change:+.1%} against {earlier[1]:,.0f} as of {earlier[0]}"
+    return [Measure("gold/scores", "rows", rows, note=note), Measure("gold/scores", "rows_change", change, note=note)]
 
 
-def verdict(measures: Sequence[Measure], settings: MonitorSettings) -> Measure:
-    """Retrain (1, a breach) or not (0), with the reason in the note.
+def verdict(measures: Sequence[Measure], settings: MonitorSettings, fallen: Sequence[str] = ()) -> list[Measure]:
+    """How many features drifted, and retrain (1, a breach) or not (0) with the reason in the note.
 
-    Yes when the score's PSI is above its limit, or more than `max_drifted_features` features are above theirs. Old data is
-    no reason: a new model would learn from the same old data.
+    Yes when the score's PSI is above its limit, more than `max_drifted_features` features are above theirs, or the realised
+    performance has fallen, for the reasons `fallen`. Old data is no reason: a new model would learn from the same old data.
     """
     score = next(m for m in measures if m.subject == PROBABILITY and m.measure == "psi")
     features = [m for m in measures if m.measure == "psi" and m.subject != PROBABILITY]
     drifted = sorted((m for m in features if m.breached), key=lambda m: -(m.value or 0.0))
     worst = ", ".join(f"{m.subject} {m.value:.2f}" for m in drifted[:5]) + (", …" if len(drifted) > 5 else "")
     reason = f"{len(drifted)} of {len(features)} features drifted" + (f" ({worst})" if worst else "")
-    reason += f", score PSI {score.value:.3f}" + (" is above its limit" if score.breached else "")
-    retrain = score.breached or len(drifted) > settings.max_drifted_features
-    return Measure("model", RETRAIN, float(retrain), limit=0.0, note=reason)
+    said = f"{reason}, score PSI {score.value:.3f}" + (" is above its limit" if score.breached else "")
+    many = Measure("model", "drifted_features", float(len(drifted)), float(settings.max_drifted_features), reason)
+    retrain = score.breached or many.breached or bool(fallen)
+    return [many, Measure("model", RETRAIN, float(retrain), limit=0.0, note="; ".join([said, *fallen]))]

@@ -1,10 +1,10 @@
-"""monitor: the scoring day against the model's training baseline → ops/drift and a page."""
+"""monitor: the scoring day against the model's training baseline, earlier days against their labels → ops tables, alerts, a page."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,37 +14,50 @@ from propensity_spark.errors import TableMissing
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.models import load
-from propensity_spark.monitor.drift import Measure, drift, freshness, verdict, volume
+from propensity_spark.monitor.alerts import Seen, seen_drift, seen_performance
+from propensity_spark.monitor.drift import HISTOGRAM, Measure, counts, drift, freshness, verdict, volume
 from propensity_spark.monitor.page import add_to_report, summary, write
+from propensity_spark.monitor.performance import Performance, estimates, fallen
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import ACTIVITY, BARS, DRIFT, Table, grain_key, scores_table
+from propensity_spark.schemas import ACTIVITY, ALERTS, BARS, DRIFT, PERFORMANCE, Table, grain_key, scores_table
 from propensity_spark.score import PROBABILITY
+from propensity_spark.stages import alerting, matured
 from propensity_spark.stages.label import reads as feature_tables
 from propensity_spark.tables import local_frame
-from propensity_spark.train.reference import bin_weights
 
 log = logging.getLogger(__name__)
+
+HISTORY_DAYS = 60
 
 
 def _execute(run: Run) -> Outcome:
     limits = run.settings.monitor
     name, version = _model_that_scored(run)
     baseline = load(run.settings, version).baseline
-    counted = bin_weights(_scored_matrix(run), {subject: bins.edges for subject, bins in baseline.items()})[run.as_of]
-    rows = sum(counted[PROBABILITY])
+    counted = dict(counts(_scored_matrix(run), baseline)[run.as_of])
+    expected = estimates(counted.pop(HISTOGRAM))
+    before = matured.known_before(run)
+    today = [Performance(run.as_of, run.as_of, version, measure, value) for measure, value in expected.items()]
+    today += matured.judge(run, before)
+    history = _history(run)
     measures = drift(baseline, counted, limits)
-    measures += [volume(rows, _earlier_volume(run)), *freshness(_newest(run), run.as_of, limits)]
-    measures.append(verdict(measures, limits))
+    measures += [*volume(sum(counted[PROBABILITY]), _earlier_volume(history)), *freshness(_newest(run), run.as_of, limits)]
+    measures += verdict(measures, limits, fallen([*before, *today], version, limits))
     for m in measures:
         if m.breached:
             log.warning("%s: %s is %s, above its limit %s", m.subject, m.measure, m.value, m.limit)
     run.lake.replace(_drift_rows(run, measures, name, version), DRIFT, f"as_of_date = DATE'{run.as_of}'")
-    found = summary(measures, run.as_of, name, version)
-    if run.lake.folder:  # elsewhere ops/drift alone holds the measures
+    matured.write(run, today, name)
+    shown = [*(seen for seen, _ in history), *seen_drift(measures, run.as_of)]
+    of_this_model = [seen for seen, of in history if of == version]
+    told = alerting.tell(run, [*of_this_model, *seen_drift(measures, run.as_of), *seen_performance([*before, *today])])
+    found = summary(measures, run.as_of, name, version, baseline=baseline, counted=counted)
+    if run.lake.folder:  # elsewhere ops/ alone holds the measures
         reports = run.lake.folder / "reports"
-        write(found, reports / run.as_of.isoformat())
+        write(found, reports / run.as_of.isoformat(), history=shown, performance=[*before, *today], alerts=alerting.recorded(run))
         add_to_report(measures, run.as_of, reports)
-    return Outcome(int(rows), len(measures), note=f"retrain? {found['retrain']}", facts={"retrain": found["retrain"]})
+    note = f"retrain? {found['retrain']}{alerting.sentence(told)}"
+    return Outcome(int(sum(counted[PROBABILITY])), len(measures), note=note, facts={"retrain": found["retrain"]})
 
 
 def _of_day(run: Run, table: Table) -> DataFrame:
@@ -81,10 +94,18 @@ def _newest(run: Run) -> dict[str, date | None]:
     return newest
 
 
-def _earlier_volume(run: Run) -> tuple[date, float] | None:
-    measured = (F.col("subject") == "gold/scores") & (F.col("measure") == "rows") & (F.col("as_of_date") < F.lit(run.as_of))
-    row = run.lake.read_or_empty(DRIFT).where(measured).orderBy(F.col("as_of_date").desc()).first()
-    return None if row is None else (row["as_of_date"], row["value"])
+def _history(run: Run) -> list[tuple[Seen, str]]:
+    """The measures of the last days before D, oldest first, each with the version of the model that scored: a few hundred a day."""
+    day = F.col("as_of_date")
+    near = (day < F.lit(run.as_of)) & (day >= F.lit(run.as_of - timedelta(days=HISTORY_DAYS)))
+    columns = ("as_of_date", "as_of_date", "subject", "measure", "value", "breached", "note")
+    rows = run.lake.read_or_empty(DRIFT).where(near).collect()
+    return [(Seen(*(row[name] for name in columns)), row["model_version"]) for row in sorted(rows, key=lambda row: str(row["as_of_date"]))]
+
+
+def _earlier_volume(history: Sequence[tuple[Seen, str]]) -> tuple[date, float] | None:
+    rows = [seen for seen, _ in history if (seen.subject, seen.measure) == ("gold/scores", "rows")]
+    return (rows[-1].day, rows[-1].value) if rows and rows[-1].value else None
 
 
 def _drift_rows(run: Run, measures: Sequence[Measure], name: str, version: str) -> DataFrame:
@@ -98,8 +119,9 @@ def _reads(settings: Settings) -> tuple[Table, ...]:
 
 STAGE = Stage(
     name="monitor",
-    promise="feature and score drift, volume and freshness; retrain yes or no, with the reason",
+    promise="drift, volume, freshness; realised performance once labels matured; alerts; retrain yes or no, with the reason",
     execute=_execute,
     reads=_reads,
-    writes=lambda settings: (DRIFT,),
+    writes=lambda settings: (DRIFT, PERFORMANCE, ALERTS),
+    depends_on=lambda run: {"undelivered alerts": str(alerting.undelivered(run))},
 )

@@ -1,4 +1,4 @@
-"""The distributions that monitoring holds later days against."""
+"""The distributions that monitoring holds later days against, and how far a later one is from them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from datetime import date
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from propensity_spark.features.registry import FEATURES
+from propensity_spark.features.rfm import rfm_segment
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.train.calibrate import Floats, Histogram
 
 _SAMPLE_ROWS = 100_000
 _COUNTED = "as_of_date date, subject int, bin int, weight double"
+_CATEGORICAL = frozenset(feature.name for feature in FEATURES if feature.categorical)
+_FEW_EDGES = 32  # up to here comparing with each edge is faster than searching among them
 SHARE_FLOOR = 1e-4
 
 
@@ -36,15 +40,44 @@ def psi(expected: Sequence[float], found: Sequence[float]) -> float:
     return float(np.sum((f - e) * np.log(f / e)))
 
 
+def jensen_shannon(expected: Sequence[float], found: Sequence[float]) -> float:
+    """Jensen–Shannon divergence in bits: ½ Σ e · log2(e / m) + ½ Σ f · log2(f / m) with m = (e + f) / 2, and 0 · log 0 = 0.
+
+    0 when the shares are equal, 1 when no bin is filled in both. It needs no floor, so an empty bin weighs what it holds.
+    Source: Lin, "Divergence measures based on the Shannon entropy", 1991.
+
+    >>> jensen_shannon([1.0, 0.0], [0.0, 1.0])
+    1.0
+    """
+    e, f = np.asarray(expected, dtype=float), np.asarray(found, dtype=float)
+    middle = (e + f) / 2
+    halves = [np.sum(p[p > 0] * np.log2(p[p > 0] / middle[p > 0])) for p in (e, f)]
+    return max(0.0, float(sum(halves) / 2))
+
+
+def with_subjects(rows: DataFrame) -> DataFrame:
+    """`rows` of a matrix and `rfm_segment`, which the model does not see but people read, where the three grades are there."""
+    grades = ("rfm_r", "rfm_f", "rfm_m")
+    if not set(grades) <= set(rows.columns):
+        return rows
+    return rows.withColumn("rfm_segment", rfm_segment(*(F.col(grade) for grade in grades)))
+
+
 def feature_bins(rows: DataFrame, features: Sequence[str], bins: int) -> dict[str, ReferenceBins]:
-    """Bins of every feature over `rows` (which have `sample_weight`), cut at quantiles of an even sample of them.
+    """Bins of every feature over `rows` (which have `sample_weight`): numbers cut at quantiles of an even sample of them,
+    a bin for each value of a categorical one, and `rfm_segment` besides.
 
     Shares count every row by its weight, so that sampled negatives stand for all. Values that many rows share make fewer
-    bins. Two Spark passes, whatever the number of features; what comes to the driver is features × bins numbers.
+    bins. Three Spark passes, whatever the number of features; what comes to the driver is features × bins numbers.
     """
-    edges = _edges(rows, features, bins)
-    counted = list(bin_weights(rows, edges).values())
-    return {name: _reference(edges[name], [day[name] for day in counted]) for name in features}
+    rows = with_subjects(rows)
+    subjects = [*features, *(name for name in ("rfm_segment",) if name in rows.columns and name not in features)]
+    categories = _categories(rows, [name for name in subjects if name in _CATEGORICAL])
+    edges = _edges(rows, [name for name in subjects if name not in categories], bins)
+    edges |= {name: code_edges(values) for name, values in categories.items()}
+    counted = list(bin_weights(with_codes(rows, categories), {name: edges[name] for name in subjects}).values())
+    found = {name: _reference(edges[name], [day[name] for day in counted]) for name in subjects}
+    return {name: replace(one, categories=categories.get(name, ())) for name, one in found.items()}
 
 
 def score_bins(scores: Histogram, x: Floats, y: Floats, bins: int) -> ReferenceBins:
@@ -56,6 +89,25 @@ def score_bins(scores: Histogram, x: Floats, y: Floats, bins: int) -> ReferenceB
     return ReferenceBins(tuple(np.interp(scores.lower[cuts], x, y).tolist()), tuple(float(share) for share in shares), 0.0)
 
 
+def code_edges(categories: Sequence[str]) -> tuple[float, ...]:
+    """Edges that put the codes 1 … k of `with_codes` into a bin each, and k + 1, a value never seen, into the one after them."""
+    return tuple(float(code) for code in range(1, len(categories) + 1))
+
+
+def with_codes(rows: DataFrame, categories: Mapping[str, Sequence[str]]) -> DataFrame:
+    """`rows` with each of these columns replaced by the position (1 … k) of its value among its categories; another value: k + 1.
+
+    Null stays null.
+    """
+
+    def code(name: str, values: Sequence[str]) -> Column:
+        text = F.col(name).cast("string")
+        place = F.array_position(F.array(*(F.lit(value) for value in values)).cast("array<string>"), text)
+        return F.when(text.isNull(), None).when(place == 0, len(values) + 1).otherwise(place)
+
+    return rows.withColumns({name: code(name, values) for name, values in categories.items()})
+
+
 def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[date, dict[str, list[float]]]:
     """As-of date → column → weight in each of its bins (as `ReferenceBins` counts them) and, last, of its nulls.
 
@@ -65,15 +117,18 @@ def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[d
     cuts = [np.asarray(edges[name], dtype=float) for name in names]
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        totals: dict[np.datetime64, list[Floats]] = {}
         for batch in batches:
             matrix = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, len(names))
-            bins = [np.where(np.isnan(x), len(cut) + 1, np.searchsorted(cut, x)) for x, cut in zip(matrix.T, cuts, strict=True)]
             weight = batch.column(1).to_numpy(zero_copy_only=False)
             days = batch.column(2).to_numpy(zero_copy_only=False)
             for day in np.unique(days):
-                of_day = days == day
-                totals = [np.bincount(b[of_day], weight[of_day], len(cut) + 2).astype(float) for b, cut in zip(bins, cuts, strict=True)]
-                yield _counted(day, totals)
+                chosen = slice(None) if (days == day).all() else days == day
+                total = totals.setdefault(day, [np.zeros(len(cut) + 2) for cut in cuts])
+                for column, cut in enumerate(cuts):
+                    total[column] += np.bincount(_bins_of(matrix[chosen, column], cut), weight[chosen], len(cut) + 2)
+        for day, total in totals.items():
+            yield _counted(day, total)
 
     packed = rows.select(
         F.array(*(F.col(name).cast("double") for name in names)).alias("values"), F.col("sample_weight").cast("double"), "as_of_date"
@@ -83,6 +138,21 @@ def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[d
     for row in summed:
         result[row["as_of_date"]][names[row["subject"]]][row["bin"]] = row["weight"]
     return result
+
+
+def _bins_of(column: Floats, cut: Floats) -> np.typing.NDArray[np.intp]:
+    """Number of edges below each value; one more than there are bins for null (NaN)."""
+    x = np.ascontiguousarray(column)
+    if len(cut) > _FEW_EDGES:
+        bins = np.searchsorted(cut, x)
+    else:
+        bins = np.zeros(len(x), np.intp)
+        for edge in cut:
+            bins += x > edge
+    missing = np.isnan(x)
+    if missing.any():
+        bins[missing] = len(cut) + 1
+    return bins
 
 
 def _counted(day: np.datetime64, totals: list[Floats]) -> pa.RecordBatch:
@@ -96,8 +166,19 @@ def _counted(day: np.datetime64, totals: list[Floats]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, names=["as_of_date", "subject", "bin", "weight"])
 
 
+def _categories(rows: DataFrame, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The distinct values of each column as text, sorted: grades and names, so few."""
+    if not names:
+        return {}
+    row = rows.agg(*(F.sort_array(F.collect_set(F.col(name).cast("string"))).alias(name) for name in names)).first()
+    assert row is not None  # an aggregate without keys has one row
+    return {name: tuple(row[name]) for name in names}
+
+
 def _edges(rows: DataFrame, features: Sequence[str], bins: int) -> dict[str, tuple[float, ...]]:
     """Distinct inner quantiles per feature, from about `_SAMPLE_ROWS` rows chosen by hash."""
+    if not features:
+        return {}
     keep_one_in = max(1, rows.count() // _SAMPLE_ROWS)
     values = [F.col(name).cast("double") for name in features]
     sample = rows.where(F.pmod(F.xxhash64(*values), F.lit(keep_one_in)) == 0)

@@ -11,7 +11,7 @@ from pyspark.sql import Row, SparkSession
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.line import last_successes, outcome_of, run_line, run_stage, stage_named
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import DRIFT, RUNS, Column, Table
+from propensity_spark.schemas import ALERTS, DRIFT, PERFORMANCE, RUNS, Column, Table
 from propensity_spark.schemas import LONG as LONG_TYPE
 from propensity_spark.tables import Lake, local_frame
 
@@ -121,4 +121,4 @@ def test_the_line_stops_at_the_stage_that_fails(spark: SparkSession, seeds: Lake
 
 
 def test_stages_are_found_by_name_and_write_tables_of_the_house(settings: Settings) -> None:
-    assert stage_named("monitor").writes(settings) == (DRIFT,)
+    assert stage_named("monitor").writes(settings) == (DRIFT, PERFORMANCE, ALERTS)

@@ -20,16 +20,18 @@ from propensity_spark.config import CONF_DIR, MonitorSettings, Settings, load_se
 from propensity_spark.errors import TableMissing
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features
 from propensity_spark.monitor import page as page_module
-from propensity_spark.monitor.drift import Measure, drift, freshness, psi, verdict, volume
-from propensity_spark.monitor.page import add_to_report, page, summary
+from propensity_spark.monitor.alerts import seen_drift
+from propensity_spark.monitor.drift import HISTOGRAM, Measure, counts, drift, freshness, verdict, volume
+from propensity_spark.monitor.page import add_to_report, summary, write
+from propensity_spark.monitor.performance import Performance
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, DRIFT, scores_table
+from propensity_spark.schemas import ACTIVITY, ALERTS, DRIFT, PERFORMANCE, scores_table
 from propensity_spark.score import PROBABILITY
 from propensity_spark.stages import monitor
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.train.reference import _reference as train_reference
-from propensity_spark.train.reference import bin_weights
+from propensity_spark.train.reference import bin_weights, feature_bins, jensen_shannon, psi
 
 LIMITS = MonitorSettings()
 DAY = date(2011, 12, 9)
@@ -51,6 +53,27 @@ def test_psi_is_the_formula_and_never_negative(counts: list[tuple[int, int]]) ->
     assert psi(expected, found) == pytest.approx(_slow_psi(expected, found), rel=1e-12, abs=1e-15)
     assert psi(expected, found) >= 0.0
     assert psi(expected, expected) == 0.0
+
+
+def _slow_jensen_shannon(expected: Sequence[float], found: Sequence[float]) -> float:
+    total = 0.0
+    for e, f in zip(expected, found, strict=True):
+        for share in (e, f):
+            if share > 0:
+                total += share * math.log2(share / ((e + f) / 2)) / 2
+    return total
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12))
+def test_jensen_shannon_is_the_formula_symmetric_and_within_a_bit(counts: list[tuple[int, int]]) -> None:
+    expected = [e / max(1, sum(pair[0] for pair in counts)) for e, _ in counts]
+    found = [f / max(1, sum(pair[1] for pair in counts)) for _, f in counts]
+    value = jensen_shannon(expected, found)
+    assert value == pytest.approx(_slow_jensen_shannon(expected, found), rel=1e-9, abs=1e-12)
+    assert value == pytest.approx(jensen_shannon(found, expected), abs=1e-12)
+    assert 0.0 <= value <= 1.0 + 1e-12
+    assert jensen_shannon(expected, expected) == 0.0
 
 
 def _bins_of(values: np.ndarray, edges: Sequence[float]) -> list[float]:
@@ -91,13 +114,15 @@ NOTHING = np.full(4000, np.nan)
 def test_drift_of_distributions(trained: np.ndarray, edges: list[float], today: np.ndarray, low: float, high: float) -> None:
     baseline = {"x": _reference(trained, edges)}
     counted = _bins_of(today, edges)
-    value, null_share, baseline_null_share = drift(baseline, {"x": counted}, LIMITS)
+    value, divergence, null_share, baseline_null_share, increase = drift(baseline, {"x": counted}, LIMITS)
     expected = np.array(_bins_of(trained, edges)) / len(trained)
     assert value.value == pytest.approx(_slow_psi(expected.tolist(), [n / len(today) for n in counted]), abs=1e-12)
     assert low <= (value.value or 0.0) <= high
     assert value.breached == (high > 0.2)
     assert null_share.value == pytest.approx(np.isnan(today).mean())
     assert baseline_null_share.value == pytest.approx(np.isnan(trained).mean())
+    assert increase.value == pytest.approx(np.isnan(today).mean() - np.isnan(trained).mean())
+    assert divergence.value == pytest.approx(_slow_jensen_shannon(expected.tolist(), [n / len(today) for n in counted]), abs=1e-12)
 
 
 def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
@@ -111,6 +136,27 @@ def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
         day: {name: _bins_of(values[name][of_day], edges[name]) for name in edges}
         for day, of_day in ((DAY, early), (date(2011, 12, 2), ~early))
     }
+
+
+def test_categories_are_counted_one_by_one_and_unseen_ones_apart(spark: SparkSession) -> None:
+    trained = [(float(n), 1 + n % 2, "low" if n < 4 else "high", DAY, 1.0) for n in range(8)]
+    schema = "x double, rfm_r bigint, rfm_segment string, as_of_date date, sample_weight double"
+    baseline = feature_bins(local_frame(spark, trained, schema), ["x", "rfm_r", "rfm_segment"], 2)
+    assert baseline["rfm_r"] == ReferenceBins((1.0, 2.0), (0.5, 0.5, 0.0), 0.0, 0.0, ("1", "2"))
+    assert baseline["rfm_segment"].categories == ("high", "low")
+    today = [(1.0, 1, "low"), (1.0, 3, "low"), (9.0, None, "new"), (None, 2, None)]
+    rows = local_frame(
+        spark,
+        [(*row, 0.5, DAY, 1.0) for row in today],
+        f"x double, rfm_r bigint, rfm_segment string, {PROBABILITY} double, as_of_date date, sample_weight double",
+    )
+    found = counts(rows, baseline)[DAY]
+    assert found["x"] == [2.0, 1.0, 1.0]
+    assert found["rfm_r"] == [1.0, 1.0, 1.0, 1.0]
+    assert found["rfm_segment"] == [0.0, 2.0, 1.0, 1.0]
+    assert sum(found[HISTOGRAM]) == 4.0
+    unseen = {m.subject: (m.value, m.breached) for m in drift(baseline, found, LIMITS) if m.measure == "unseen_share"}
+    assert unseen == {"rfm_r": (0.25, True), "rfm_segment": (0.25, True)}
 
 
 def test_a_day_like_a_training_day_is_no_drift() -> None:
@@ -145,9 +191,16 @@ def _psis(score: float, *features: float) -> list[Measure]:
     ],
 )
 def test_verdict(measures: list[Measure], value: float, note: str) -> None:
-    found = verdict(measures, LIMITS)
+    many, found = verdict(measures, LIMITS)
     assert (found.subject, found.measure, found.value, found.note) == ("model", "retrain", value, note)
     assert found.breached == (value == 1.0)
+    assert (many.measure, many.value, many.limit) == ("drifted_features", float(note.split(maxsplit=1)[0]), 3.0)
+
+
+def test_fallen_performance_is_a_reason_to_retrain() -> None:
+    found = verdict(_psis(0.01, 0.0), LIMITS, ["realised AUC off on 2 of the last 3 judged days"])[-1]
+    assert found.breached
+    assert found.note == "0 of 1 features drifted, score PSI 0.010; realised AUC off on 2 of the last 3 judged days"
 
 
 def test_freshness_and_volume() -> None:
@@ -155,24 +208,61 @@ def test_freshness_and_volume() -> None:
     assert (fresh.value, fresh.breached, fresh.note) == (7.0, False, "newest: 2011-12-02")
     assert (stale.value, stale.breached) == (8.0, True)
     assert (empty.value, empty.breached, empty.note) == (None, True, "no row is visible")
-    assert volume(90.0, None) == Measure("gold/scores", "rows", 90.0)
-    assert volume(90.0, (date(2011, 12, 8), 100.0)).note == "-10.0% against 100 as of 2011-12-08"
+    assert volume(90.0, None) == [Measure("gold/scores", "rows", 90.0)]
+    rows, change = volume(90.0, (date(2011, 12, 8), 100.0))
+    assert (rows.value, rows.note) == (90.0, "-10.0% against 100 as of 2011-12-08")
+    assert (change.measure, change.value) == ("rows_change", pytest.approx(-0.1))
 
 
-def test_page_shows_the_worst_first_and_escapes() -> None:
-    measures = [
-        *drift({"a": ReferenceBins((0.0,), (0.5, 0.5), 0.0), "<b>": ReferenceBins((0.0,), (0.9, 0.1), 0.0)},
-               {"a": [5.0, 5.0, 0.0], "<b>": [1.0, 9.0, 0.0]}, LIMITS),
-        Measure(PROBABILITY, "psi", 0.0, 0.2), Measure(PROBABILITY, "null_share", 0.0), Measure(PROBABILITY, "baseline_null_share", 0.0),
-        *freshness({"silver/activity": None}, DAY, LIMITS),
-    ]  # fmt: skip
-    found = summary([*measures, verdict(measures, LIMITS)], DAY, "m & n", "7")
+def test_page_shows_verdict_drift_alerts_and_performance_and_escapes(tmp_path: Path) -> None:
+    baseline = {
+        "a": ReferenceBins((0.0,), (0.5, 0.5), 0.0),
+        "<b>": ReferenceBins((1.0, 2.0), (0.9, 0.1, 0.0), 0.0, 0.0, ("x", "y")),
+        PROBABILITY: ReferenceBins((0.1,), (0.5, 0.5), 0.0),
+    }
+    counted = {"a": [5.0, 5.0, 0.0], "<b>": [1.0, 6.0, 3.0, 0.0], PROBABILITY: [5.0, 5.0, 0.0]}
+    measures = [*drift(baseline, counted, LIMITS), *freshness({"silver/activity": None}, DAY, LIMITS)]
+    measures += verdict(measures, LIMITS)
+    found = summary(measures, DAY, "m & n", "7", baseline=baseline, counted=counted)
     assert [entry["subject"] for entry in found["subjects"]] == ["<b>", "a", PROBABILITY]
-    assert found["retrain"] == "no: 1 of 2 features drifted (<b> 3.52), score PSI 0.000"
-    html = page(found)
-    assert "<tr class=breached><td>&lt;b&gt;</td><td>3.5156</td><td>0.2</td><td>0.00%</td><td>0.00%</td></tr>" in html
-    assert "<td>silver/activity</td><td>age_days</td><td></td><td>7</td><td>no row is visible</td>" in html
-    assert "m &amp; n" in html
+    assert found["retrain"].startswith("no: 1 of 2 features drifted (<b> ")
+    assert found["subjects"][0]["bins"][-1] == {"label": "unseen", "expected": 0.0, "found": 0.3}
+    alert = {
+        "as_of_date": DAY,
+        "rule": "gone",
+        "channel": "log",
+        "severity": "critical",
+        "status": "delivered",
+        "text": "<i>",
+        "error": None,
+    }
+    worth = [("roc_auc", 0.81, 0.7), ("purchases", 40.0, 30.0), ("observed_over_expected", 1.0, 0.75), ("lift_top_tenth", 4.0, 2.0)]
+    worth += [("calibration_error", None, 0.01), ("candidate_recall", None, 0.9)]
+    judged = [
+        Performance(date(2011, 11, 1), date(2011, 11, 1), "7", "roc_auc", 0.81),
+        Performance(date(2011, 11, 1), date(2011, 11, 1), "7", "purchases", 40.0),
+        *(
+            Performance(DAY, date(2011, 11, 1), "7", measure, expected, value, value - 0.01, value + 0.01, measure == "roc_auc")
+            for measure, expected, value in worth
+        ),
+    ]
+    write(found, tmp_path, history=seen_drift(measures, DAY), performance=judged, alerts=[alert])
+    html = (tmp_path / "monitor.html").read_text()
+    assert json.loads((tmp_path / "monitor.json").read_text())["retrain"] == found["retrain"]
+    for text in (
+        "<strong>Retrain? No</strong>",
+        "m &amp; n",
+        "1 alert today",
+        "&lt;i&gt;",
+        "<b>&lt;b&gt;</b>",
+        "unseen: expected 0.00%, found 30.00%",
+        "no row is visible",
+        '<td class="off"><b>0.700</b><small>0.690 to 0.710</small></td>',
+        "<td>0.110</td>",
+    ):
+        assert text in html
+    assert "<script" not in html
+    assert "http" not in html
 
 
 def test_an_evaluation_report_of_the_day_gets_the_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,10 +343,18 @@ def test_stage_writes_drift_page_and_verdict(
     note = f"1 of {len(features)} features drifted (recency_days 18.42), score PSI 0.000"
     assert asked == ["3", "3"]
     assert (outcome.rows_in, outcome.facts) == (10, {"retrain": f"no: {note}"})
+    assert outcome.note.endswith("; alerts: stale_table")
     measured = _measured(lake)
     assert measured["recency_days", "psi"][:2] == (pytest.approx(_slow_psi([1, 0, 0], [0, 1, 0])), True)
     assert measured["frequency_30d", "psi"][:2] == (0.0, False)
     assert measured["frequency_30d", "null_share"] == (1.0, False, None)
+    assert measured["gold/scores", "rows_change"][:2] == (-0.5, False)
+    estimated = {row["measure"]: row["estimated"] for row in lake.read(PERFORMANCE).where(F.col("as_of_date") == F.lit(DAY)).collect()}
+    assert estimated["purchases"] == pytest.approx(4.5, rel=0.01)
+    told = lake.read(ALERTS).where(F.col("as_of_date") == F.lit(DAY)).collect()
+    assert {(row["rule"], row["channel"], row["status"]) for row in told} == {
+        ("stale_table", channel, "delivered") for channel in ("log", "file")
+    }
     assert measured[PROBABILITY, "psi"][:2] == (0.0, False)
     assert measured["gold/scores", "rows"] == (10.0, False, "-50.0% against 20 as of 2011-12-08")
     assert measured["silver/activity", "age_days"] == (8.0, True, "newest: 2011-12-01")
@@ -268,6 +366,7 @@ def test_stage_writes_drift_page_and_verdict(
 
     monitor.STAGE.execute(run)
     assert _measured(lake) == measured
+    assert len((Path(lake.root) / "logs" / "alerts.jsonl").read_text().splitlines()) == 1, "a day that is run again alerts nobody twice"
     assert {row["run_id"] for row in lake.read(DRIFT).collect()} == {"monitor-1", "monitor-2"}
 
 
