@@ -1,0 +1,144 @@
+"""Dates, labels, candidates, samples, splits, the fit, its evaluation and its scores."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from propensity_spark.config.base import Count, Location, Positive, Section, Share
+
+
+class LabelSettings(Section):
+    """Label 1 = at least one event of `event_types` in (D, D + horizon_days], not wholly undone by a `cancel`.
+
+    `delay_days`: by how many days a purchase may become known after its date; a window has closed that long after its end.
+    """
+
+    event_types: tuple[str, ...] = ("buy",)
+    horizon_days: Positive = 7
+    delay_days: Count = 0
+
+    @property
+    def closing_days(self) -> int:
+        """Days from D until the label of D can no longer change."""
+        return self.horizon_days + self.delay_days
+
+
+class ScheduleSettings(Section):
+    """As-of dates for training: every `every_weeks` weeks on `weekday` (ISO 1–7), the last `dates` matured ones.
+
+    `listed_dates`: these dates instead, for a source that can be looked at on certain dates only.
+    """
+
+    weekday: Annotated[int, Field(ge=1, le=7)] = 5
+    every_weeks: Positive = 1
+    dates: Positive = 40
+    listed_dates: tuple[date, ...] | None = None
+
+
+class CandidateSettings(Section):
+    """Which (user, item) pairs are worth scoring on D (grain `user_item`).
+
+    `exclude_held`: a pair that is held (a `buy` in `held_days`) is no candidate, whatever else speaks for it.
+    """
+
+    held_days: Positive = 365
+    viewed_days: Positive = 30
+    popular_items: Count = 10
+    affine_sectors: Count = 2
+    items_per_affine_sector: Count = 5
+    all_items: bool = False
+    exclude_held: bool = False
+
+
+class FeatureSettings(Section):
+    """`risk_levels`: the values of `risk_tolerance` from the most careful to the boldest."""
+
+    risk_levels: tuple[str, ...] = ("low", "medium", "high")
+
+
+class SplitSettings(Section):
+    """Which rows go to which slice.
+
+    `by: dates`: so many of the latest schedule dates go to test, calibration and validation, in time order; the rest is training.
+    `by: users`, for a horizon too long for three purges: only test lies apart in time; on the dates whose windows have closed by
+    then, these shares of the users (by a hash) go to validation and calibration, the others to training.
+    """
+
+    by: Literal["dates", "users"] = "dates"
+    test_dates: Positive = 4
+    calibration_dates: Positive = 3
+    validation_dates: Positive = 3
+    min_train_dates: Positive = 8
+    calibration_users: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
+    validation_users: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
+
+
+class SamplingSettings(Section):
+    """Share of negatives kept in train and validation; of the pairs of a user, calibration and test keep all.
+
+    `user_share`: the training dates (of every slice, test too) look at this share of the users, chosen by a hash; the day
+    that is scored has all users. Only pairs are thinned, so at grain `user` it changes nothing.
+    """
+
+    negative_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    user_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    seed: int = 20260101
+
+
+class TrainSettings(Section):
+    """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
+
+    `monotone`: features whose rise may only raise (1) or only lower (−1) the probability, for values that training never saw.
+    `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only. A fit that loses
+    a worker is started again, `attempts` times in all; whatever it does, it is cancelled after `deadline_seconds`.
+    """
+
+    rounds: Positive = 200
+    attempts: Positive = 3
+    deadline_seconds: Positive = 7200
+    early_stopping_rounds: Positive = 20
+    num_workers: Positive | None = 1
+    params: dict[str, Any] = Field(default={})
+    candidates: tuple[dict[str, Any], ...] = ()
+    monotone: dict[str, Literal[1, -1]] = Field(default={})
+    seed: int = 7
+
+
+class EvaluateSettings(Section):
+    """`new_user_days`: a user whose first event is fewer days before D counts as new in the report.
+
+    `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
+    """
+
+    bootstrap_rounds: Positive = 200
+    bins: Positive = 2000
+    shap_rows: Positive = 2000
+    new_user_days: Positive = 30
+    seed: Count = 11
+    auc_margin_over_baseline: float = 0.0
+    auc_margin_over_champion: float = 0.0
+    max_calibration_error: Share = 0.05
+    top_k: tuple[Positive, ...] = (1, 5, 10)
+    refused: Literal["report", "fail"] = "report"
+
+
+class ScoreSettings(Section):
+    """Segment limits, decision threshold (null: the one with the best F1 on the calibration slice), eligibility lists.
+
+    `blocked_users` and `blocked_items` are CSV files with a header `user_id` / `item_id`: never scored, never published.
+    """
+
+    high: Share = 0.5
+    low: Share = 0.1
+    threshold: Share | None = None
+    blocked_users: Location | None = None
+    blocked_items: Location | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScoreSettings:
+        if self.low >= self.high:
+            raise ValueError(f"score.low ({self.low}) must be below score.high ({self.high})")
+        return self
