@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run cluster-run test check lint types unit faults soak bench bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -45,6 +45,9 @@ unit: setup ## unit tests alone
 
 faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
 	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}
+
+protections: setup ## each protection taken out, one at a time: is it missed by the test that plants its fault? ARGS="s3 feed": some topics (minutes)
+	@$(BIN)/python -m scripts.protections $${ARGS:-}
 
 soak: setup ## the line killed after every single one of its writes; `make faults` has every fourth (half an hour)
 	@PROPENSITY_KILL_EVERY=1 $(BIN)/python -m pytest -m faults tests/line/test_kills.py --durations=10 $${ARGS:-}
