@@ -63,6 +63,7 @@ def test_what_was_submitted_ends_with_an_interrupt(tmp_path: Path, how: Submit) 
     """In a process of its own, which is sent Ctrl-C while a stage is at work."""
     code = (
         "import sys; from pathlib import Path; from scripts import submit; from scripts.cluster_run import run_stages\n"
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore Ctrl-C
         "folder = Path(sys.argv[1]); submit.spark_home = lambda: folder\n"
         "run_stages(submit.Submit(Path(sys.executable), 'spark://x:1'), ['train'], [], folder)"
     )

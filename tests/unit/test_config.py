@@ -127,6 +127,14 @@ def test_a_missing_setting_is_named(conf: Path) -> None:
         load_settings(conf / "here.yml", "shop", conf_dir=conf)
 
 
+def test_a_value_whose_name_speaks_of_a_secret_is_not_shown(conf: Path) -> None:
+    assert "canary" not in str(load("spark.conf={spark.x.password: canary}").shown())
+    (conf / "here.yml").write_text("spark: {conf: {spark.x.password: [canary]}}\n")
+    with pytest.raises(ConfigurationError, match=r"spark\.x\.password: .* \(found a value that is not shown\)") as caught:
+        load_settings(conf / "here.yml", "shop", conf_dir=conf)
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["label.horizon_days", "=7", "a b=1", "label..x=1", "../x=1"])
 def test_an_override_that_is_not_key_and_value(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected key=value"):

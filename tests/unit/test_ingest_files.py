@@ -144,6 +144,13 @@ def test_too_many_refused_stops_before_anything_is_taken(ingest_files: Ingest, l
     assert ingest_files([csv_source(drop)], max_refused_share=0.5).rows_out == 1
 
 
+def test_a_file_without_a_header_is_refused_and_its_first_row_not_shown(ingest_files: Ingest, lake: Lake, drop: Path) -> None:
+    (drop / "x.csv").write_text("canary-user-4711,1\n")
+    with pytest.raises(TooManyRefused, match=r"is there a header line\?") as caught:
+        ingest_files([csv_source(drop)])
+    assert "canary" not in str(caught.value) + str(states(lake))
+
+
 def test_a_changed_file_is_a_new_delivery_and_a_touched_one_is_not(ingest_files: Ingest, lake: Lake, drop: Path) -> None:
     file = drop / "x.csv"
     file.write_text("user,n\nu1,1\n")

@@ -159,6 +159,15 @@ def test_categories_are_counted_one_by_one_and_unseen_ones_apart(spark: SparkSes
     assert unseen == {"rfm_r": (0.25, True), "rfm_segment": (0.25, True)}
 
 
+def test_a_day_is_counted_in_one_pass(spark: SparkSession) -> None:
+    rows = local_frame(spark, [(0.5, 0.5, DAY, 1.0)], f"x double, {PROBABILITY} double, as_of_date date, sample_weight double")
+    baseline = {name: ReferenceBins((0.4,), (0.5, 0.5), 0.0) for name in ("x", PROBABILITY)}
+    spark.sparkContext.setJobGroup("one pass", "")
+    assert counts(rows, baseline)[DAY]["x"] == [0.0, 1.0, 0.0]
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+    assert len(spark.sparkContext.statusTracker().getJobIdsForGroup("one pass")) == 1
+
+
 def test_a_day_like_a_training_day_is_no_drift() -> None:
     """A feature that all rows of a day share differs from the months it was trained on, by nature."""
     by_day = [[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]]

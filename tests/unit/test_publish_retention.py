@@ -14,6 +14,7 @@ from propensity_spark.cli import main
 from propensity_spark.config import PublishSettings
 from propensity_spark.errors import NoEarlierRun, PublishConflict, PublishedRunInvalid
 from propensity_spark.publish import Tidied, rollback, tidy, verify
+from propensity_spark.publish.manifest import current_manifest
 from propensity_spark.publish.retention import StoredRun, expired
 from propensity_spark.publish.store import LocalStore
 
@@ -109,6 +110,20 @@ def test_old_runs_go_and_every_date_keeps_its_last(store: LocalStore) -> None:
         ("2024-12-30", planned(1).run_id),
         (DAY, planned(3).run_id),
     }
+
+
+def test_a_reader_that_finds_its_run_removed_reads_the_one_that_took_its_place(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = LocalStore.read
+
+    def meanwhile(mine: LocalStore, key: str) -> tuple[bytes, str] | None:
+        found = read(mine, key)
+        monkeypatch.setattr(LocalStore, "read", read)
+        publish(store, 4)  # other processes, just after the pointer was read
+        tidy(str(store.root), PublishSettings(uri=str(store.root), keep_runs=1))
+        return found
+
+    monkeypatch.setattr(LocalStore, "read", meanwhile)
+    assert current_manifest(store, f"as_of_date={DAY}").run_id == planned(4).run_id
 
 
 def _age(folder: Path, hours: int) -> None:
