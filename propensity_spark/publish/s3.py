@@ -162,9 +162,10 @@ class S3Store:
             return 0
 
     def _abort_uploads(self, older_than: timedelta) -> int:
-        ours, now = re.compile(re.escape(self._key("")) + _OF_A_RUN), self._now()
+        ours = re.compile(re.escape(self._key("")) + _OF_A_RUN)
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key("as_of_date="))
         uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+        now = self._now()
         stale = [upload for upload in uploads if ours.match(upload["Key"]) and now - upload["Initiated"] > older_than]
         for upload in stale:
             with suppress(self.client.exceptions.NoSuchUpload):  # somebody else was faster

@@ -371,7 +371,7 @@ def test_stage_writes_drift_page_and_verdict(
     assert "recency_days: psi is 18.4" in caplog.text
     folder = Path(lake.root) / "reports" / "2011-12-09"
     assert json.loads((folder / "monitor.json").read_text())["retrain"] == f"no: {note}"
-    assert f"no: {note}" in (folder / "monitor.html").read_text()
+    assert f"<strong>Retrain? No</strong>{note}" in (folder / "monitor.html").read_text()
 
     monitor.STAGE.execute(run)
     assert _measured(lake) == measured

@@ -481,7 +481,7 @@ def test_verify_counts_rows_and_keeps_users_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(PublishedRunInvalid, match="expected 4 rows, found 3"):
         verify(str(tmp_path / "rows"))
     _plant(tmp_path / "users", GOOD, GOOD)
-    with pytest.raises(PublishedRunInvalid, match=r"part-1.parquet: 1 users are in another file too"):
+    with pytest.raises(PublishedRunInvalid, match=r"part-1.parquet: 2 users are in another file too"):
         verify(str(tmp_path / "users"))
 
 
