@@ -1,8 +1,8 @@
-"""`make protections`, of some topics or of all: does each test that plants a fault fail when the protection against it is taken out?
+"""`make protections`: does each test that plants a fault fail when the protection against it is taken out?
 
 In a copy of the tracked files the tests that tests/protections.yml names run once, as the code is. Then, for each entry alone, its
 protection is taken out and its test runs again, in a process of its own: it must fail, for a test that cannot fail proves nothing. What was
-seen goes to docs/protections.md, where topics that are not run keep theirs. Exit code 1: some test failed before, or did not fail then.
+seen goes to docs/protections.md, where what is not run keeps its own. Exit code 1: some test failed before, or did not fail then.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def pytest(folder: Path, words: Sequence[str], seconds: float | None = None) -> 
     command = [sys.executable, "-m", "pytest", *words, "-m", "faults or not faults", "--tb=short", f"--junitxml={report}"]
     variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}  # the time and size of a file tell too little
     with (folder / "pytest.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            _end_processes_in(folder)
     ran: Ran = {}
     for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name', '').partition('[')[0]}"
@@ -93,6 +93,14 @@ def pytest(folder: Path, words: Sequence[str], seconds: float | None = None) -> 
                 outcome = _how(child.get("message", ""), child.text or "") if child.tag == "failure" else child.tag
         ran[name] = before + float(case.get("time", 0)), outcome
     return ran
+
+
+def _end_processes_in(folder: Path) -> None:
+    """Without its protection a test may leave something running, in a session of its own."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if Path(os.readlink(process / "cwd")) == folder:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _how(message: str, trace: str) -> str:
@@ -132,16 +140,18 @@ def write(every: Iterable[Entry], seen: Mapping[Entry, str]) -> None:
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def main(topics: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
+    """`words`: topics, or parts of the names of tests; none: all."""
     every, seen = entries(), dict[Entry, str]()
-    chosen = [entry for entry in every if not topics or entry.topic in topics]
+    chosen = [entry for entry in every if not words or any(word == entry.topic or word in entry.test for word in words)]
     with tempfile.TemporaryDirectory(prefix="protections-", ignore_cleanup_errors=True) as place:
-        copy_to(Path(place))
-        before = pytest(Path(place), list(dict.fromkeys(entry.test for entry in chosen))) or {}
+        folder = Path(place).resolve()
+        copy_to(folder)
+        before = pytest(folder, list(dict.fromkeys(entry.test for entry in chosen))) or {}
         sys.stderr.write(f"as the code is: {len(before)} tests in {sum(seconds for seconds, _ in before.values()):.0f} s\n")
         for number, entry in enumerate(chosen, 1):
             started = time.monotonic()
-            seen[entry] = without(Path(place), entry, before)
+            seen[entry] = without(folder, entry, before)
             seconds = time.monotonic() - started
             sys.stderr.write(f"[{number}/{len(chosen)}] {entry.topic}: {entry.fault} ({seconds:.0f} s): {seen[entry]}\n")
             write(every, seen)
