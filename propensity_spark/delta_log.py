@@ -19,8 +19,11 @@ from pyspark.sql import SparkSession
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+:/")
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..+")
-_FILES_ADDED = ("numFiles", "numTargetFilesAdded")
-"""Metrics in which an append or replacement, and a MERGE, say how many files they added."""
+_ROWS_WRITTEN = ("numOutputRows", "numCopiedRows")
+"""Metrics in which an append, a replacement or a MERGE, and a DELETE, say how many rows are in the files they added.
+
+That of files does not do: it counts files without a row too, which Delta then leaves out.
+"""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,12 @@ def _torn(text: str) -> str | None:
     except ValueError:
         return "a line is no JSON"
     metrics: dict[str, Any] = next((action["commitInfo"].get("operationMetrics", {}) for action in actions if "commitInfo" in action), {})
-    said = next((int(metrics[name]) for name in _FILES_ADDED if name in metrics), 0)
-    found = sum("add" in action for action in actions)
-    return f"it lists {found} of the {said} files that it added" if found < said else None
+    said = next((int(metrics[name]) for name in _ROWS_WRITTEN if name in metrics), 0)
+    stats = [action["add"].get("stats") for action in actions if "add" in action]
+    if not all(stats):
+        return None  # a writer that counts no rows
+    found = sum(json.loads(counted)["numRecords"] for counted in stats)
+    return f"it lists files of {found} rows, {said} were written" if found < said else None
 
 
 def _actions(text: str) -> Iterator[dict[str, Any]]:

@@ -420,6 +420,9 @@ ALERTS = Table(
 )
 
 
+OPS = {table.name: table for table in (CHANGES, VALIDATED, PROFILES, RUNS, DRIFT, PERFORMANCE, ALERTS, ERASURES, IDENTITY)}
+
+
 def grain_key(grain: str) -> tuple[str, ...]:
     """Key columns of one row at a grain: (user_id, item_id, as_of_date) or (user_id, as_of_date)."""
     return ("user_id", "item_id", "as_of_date") if grain == "user_item" else ("user_id", "as_of_date")

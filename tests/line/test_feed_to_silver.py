@@ -112,7 +112,7 @@ def test_what_the_feed_says_anew_is_a_version_known_from_then_on(feed: ScriptedF
     said.trade(NEW, days[1], 21.0, 300.0)
     said.trade(SPLIT, days[1], 41.0, 800.0)
     second = lake.day(days[1])
-    before = lake.features(*days[:2])
+    before = lake.features(*days[:3])  # a bar is known at a quarter past midnight: that of the second day as of the third
 
     # The day after the correction still stands, LATE gets a bar of an earlier day, and the split is announced.
     said.trade(LATE, FIRST - timedelta(days=1), 6.5, 10.0)
@@ -145,9 +145,9 @@ def test_what_the_feed_says_anew_is_a_version_known_from_then_on(feed: ScriptedF
     ((announced, ratio),) = lake.lake.read(CORPORATE_ACTIONS).select("known_at", "ratio").collect()
     assert (_utc(announced), ratio) == (third, 2.0)
     after = lake.features(*days)
-    assert {key: row for key, row in after.items() if key[1] <= days[1]} == before
-    assert before[SPLIT, days[1]]["return_1d"] == pytest.approx(41.0 / 84.0 - 1)
-    assert after[SPLIT, days[2]]["momentum_5d"] == pytest.approx(42.0 / 81.0 - 1), "announced on the morning after"
+    assert {key: row for key, row in after.items() if key[1] <= days[2]} == before
+    assert before[SPLIT, days[2]]["return_1d"] == pytest.approx(41.0 / 84.0 - 1), "nobody has said that it split"
+    assert after[SPLIT, days[2]]["momentum_5d"] == pytest.approx(41.0 / 80.0 - 1), "announced on the morning after"
     assert after[SPLIT, days[3]]["momentum_5d"] == pytest.approx(2 * 42.0 / 81.0 - 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from propensity_spark import schemas
 from propensity_spark.features.registry import (
     FEATURES,
     MARKET_FEATURES,
@@ -13,7 +14,7 @@ from propensity_spark.features.registry import (
     model_features,
     training_set_table,
 )
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import OPS, Table
 
 
 def names(grain: str, has_market: bool) -> list[str]:
@@ -67,3 +68,8 @@ def test_the_training_set_holds_what_the_model_sees_and_the_label() -> None:
     assert [name for name in table.column_names if name in seen] == seen
     assert table.column_names[-3:] == ["label", "sample_weight", "split"]
     assert table.key == ("user_id", "item_id", "as_of_date")
+
+
+def test_every_ops_table_is_listed_so_that_vacuum_reaches_it() -> None:
+    declared = {table.name for table in vars(schemas).values() if isinstance(table, Table) and table.layer == "ops"}
+    assert set(OPS) == declared
