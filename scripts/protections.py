@@ -49,8 +49,8 @@ class Entry:
     @property
     def cells(self) -> str:
         """Its row of the table, up to what was seen."""
-        test, code = self.test.rpartition("/")[2], f"{self.path}: {' '.join(self.text.split())}"
-        return f"| {self.fault} | {self.promise} | {_code(test)} | {_code(code)} |"
+        taken_out = f"{_code(self.text)} → {_code(self.without)}" if self.without else _code(self.text)
+        return f"| {self.fault} | {self.promise} | {_code(self.test.rpartition('/')[2])} | {self.path}: {taken_out} |"
 
 
 def entries() -> list[Entry]:
@@ -111,7 +111,7 @@ def _how(message: str, trace: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text.replace('|', chr(92) + '|')}`"
+    return f"`{' '.join(text.split()).replace('|', chr(92) + '|')}`"
 
 
 def without(folder: Path, entry: Entry, before: Ran) -> str:
