@@ -48,7 +48,7 @@ def load_settings(
     for path in (conf_dir / "base.yml", _environment_file(environment, conf_dir), dataset_file):
         _merge(merged, _read_yaml(path), str(path), origin)
     for override in overrides:
-        _merge(merged, _parse_override(override), f"--set {override}", origin)
+        _merge(merged, _parse_override(override), f"--set {_shown(override)}", origin)
     if data is not None:
         merged["data"] = data
     words = {"dataset": dataset, "data": merged.get("data")}
@@ -80,15 +80,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*", key):
-        raise ConfigurationError(f"--set {text!r}: expected key=value, such as label.horizon_days=14")
+        raise ConfigurationError(f"--set {_shown(text)!r}: expected key=value, such as label.horizon_days=14")
     try:
         nested: Any = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+        reason = "" if _shown(text) != text else f": {error}"
+        raise ConfigurationError(f"--set {_shown(text)!r}: the value is not valid YAML{reason}") from error
     for part in reversed(key.split(".")):
         nested = {part: nested}
     result: dict[str, Any] = nested
     return result
+
+
+def _shown(override: str) -> str:
+    """An override for people: without its value where any part of it speaks of a secret."""
+    return re.split(r"[^\w.-]", override)[0] + "=***" if SECRET.search(override) else override
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any], source: str, origin: dict[str, str], prefix: str = "") -> None:

@@ -117,8 +117,10 @@ def test_another_number_of_workers_gives_a_model_within_the_tolerance(both: Both
 
 
 def test_ctrl_c_stops_what_was_started(wheel: Path, tmp_path: Path) -> None:
+    heeds_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+    script = f"import sys; {heeds_ctrl_c}; from scripts.cluster_run import main; sys.exit(main())"
     process = subprocess.Popen(
-        command(wheel, small_settings(tmp_path)),
+        [sys.executable, "-c", script, *command(wheel, small_settings(tmp_path))[len(COMMAND) - 4 :]],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

@@ -135,6 +135,13 @@ def test_a_value_whose_name_speaks_of_a_secret_is_not_shown(conf: Path) -> None:
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["spark.conf={x.password: [canary]}", "publish.secret=canary", "spark.api_key: canary", "x.token={canary"])
+def test_an_override_that_speaks_of_a_secret_is_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--set") as caught:
+        load(text)
+    assert "canary" not in str(caught.value).replace("unknown key 'publish.secret'", "")
+
+
 @pytest.mark.parametrize("text", ["label.horizon_days", "=7", "a b=1", "label..x=1", "../x=1"])
 def test_an_override_that_is_not_key_and_value(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected key=value"):

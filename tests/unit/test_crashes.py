@@ -232,7 +232,7 @@ def test_two_runs_on_one_lake_one_is_refused_and_the_lock_ends_with_its_process(
         "with alone_on(LakeSettings(root=sys.argv[1]), 'ingest'): print('in', flush=True); signal.pause()"
     )
     environment = os.environ | {"PYTHONPATH": str(CONF_DIR.parent)}
-    other = subprocess.Popen(["python3", "-c", script, lake.root], stdout=subprocess.PIPE, env=environment)
+    other = subprocess.Popen([sys.executable, "-c", script, lake.root], stdout=subprocess.PIPE, env=environment)
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
