@@ -73,7 +73,8 @@ def test_the_line_on_s3_gives_what_it_gives_on_disk(
     assert [run.as_of_date for run in verify(there.publish.uri)] == [str(AS_OF), str(NEXT_DAY)]
     assert remote.lake.read(BRONZE["activity"]).select("source_uri").distinct().count() == len(list((data / "orders").glob("*"))) + 1
     assert {row[0] for row in remote.lake.read(RUNS).select("status").distinct().collect()} == {"succeeded"}
-    assert sorted(os.listdir(tmp_path)) == ["data", "here", "mlflow.db"]
+    assert sorted(os.listdir(tmp_path)) == ["data", "here", "logs", "mlflow.db"]
+    assert [path.name for path in (tmp_path / "logs").rglob("*") if path.is_file()] == ["alerts.jsonl"], "logs stay on this machine"
 
 
 def _rows(frame) -> list[str]:  # type: ignore[no-untyped-def]
