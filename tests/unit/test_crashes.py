@@ -139,7 +139,7 @@ def test_commits_without_rows_are_whole_and_a_delete_can_be_torn_too(spark: Spar
     lake.require_whole(BOXES)
     lake.append(boxes(spark, 3, 4).coalesce(1), BOXES)
     lake.delete(BOXES, "box = 3")
-    commit = Path(lake.location(BOXES), f"_delta_log/{5:020}.json")
+    commit = Path(lake.location(BOXES), f"_delta_log/{lake.version(BOXES):020}.json")
     commit.write_bytes(b"".join(line for line in commit.read_bytes().splitlines(keepends=True) if b'"add"' not in line))
     with pytest.raises(TableDamaged, match=r"it lists files of 0 rows, 1 were written"):
         lake.require_whole(BOXES)
