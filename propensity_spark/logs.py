@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from pyspark.logger import PySparkLogger
+
 from propensity_spark.config import Settings
 from propensity_spark.platform import on_databricks
 
@@ -98,6 +100,11 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in (
+        "SQLQueryContextLogger",
+        "DataFrameQueryContextLogger",
+    ):  # repeats every failed analysis, handled or not, with values of the data
+        PySparkLogger.getLogger(name).disabled = True
 
 
 @contextmanager

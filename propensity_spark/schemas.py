@@ -93,6 +93,9 @@ def _bronze(target: str) -> Table:
 
 BRONZE = {name: _bronze(name) for name in ("bars", "corporate_actions", "items", "users", "activity")}
 
+TOUCHED = "touched"
+"""Batch of a file whose name or time is new and whose bytes were there already: none, so nothing to validate."""
+
 DELIVERIES = Table(
     "bronze",
     "deliveries",
@@ -112,7 +115,7 @@ DELIVERIES = Table(
         Column(
             "batch_id",
             STRING,
-            "planned, ingested: its batch (`touched`: the bytes were there already); refused: `tolerated`, null when it stopped the run",
+            f"planned, ingested: its batch (`{TOUCHED}`: the bytes were there already); refused: `tolerated`, null when it stopped the run",
             nullable=True,
         ),
         Column("recorded_at", INSTANT, "when this state was recorded"),

@@ -21,7 +21,7 @@ from propensity_spark.ingest.deliveries import Delivery, record
 from propensity_spark.ingest.files import local_path, modification_times
 from propensity_spark.ingest.records import Form, read_records
 from propensity_spark.run import Run
-from propensity_spark.schemas import DELIVERIES
+from propensity_spark.schemas import DELIVERIES, TOUCHED
 
 
 def is_own(delivery: Delivery) -> bool:
@@ -48,7 +48,7 @@ def rewrite(run: Run, files: Iterable[HoldingFile]) -> int:
             modified = modification_times(run.spark, [delivery.path])[delivery.path]
             rows = delivery.rows - len(file.lines)
             now = replace(delivery, delivery_id=digest, bytes=path.stat().st_size, modified=modified, rows=rows)
-            known.append((now, "ingested", "touched"))
+            known.append((now, "ingested", TOUCHED))
     record(run.lake, known, datetime.now(UTC), run.run_id)
     return count
 

@@ -19,7 +19,7 @@ from propensity_spark.ingest.landing import PAGES, landing_folder
 from propensity_spark.ingest.records import Form
 from propensity_spark.ingest.rows import bronze_rows
 from propensity_spark.run import Run
-from propensity_spark.schemas import BRONZE
+from propensity_spark.schemas import BRONZE, TOUCHED
 from propensity_spark.tables import local_frame
 
 SourceByName = Mapping[str, tuple[str, FileSource | MassiveSource]]
@@ -101,7 +101,7 @@ def _take(run: Run, sources: SourceByName, judged: list[Delivery]) -> Taken:
     batches = new_batches((d for d in judged if not d.reason and d.delivery_id not in d.earlier_ids), now)
     planned = [(d, "planned", batch.batch_id) for batch in batches for d in batch.deliveries]
     newly_refused = [(d, "refused", "tolerated") for d in refused if not d.tolerated]
-    record(run.lake, [*planned, *newly_refused, *((d, "ingested", "touched") for d in touched)], now, run.run_id)
+    record(run.lake, [*planned, *newly_refused, *((d, "ingested", TOUCHED) for d in touched)], now, run.run_id)
     return Taken(refused=tuple(refused)) + _write(run, batches, sources)
 
 

@@ -11,7 +11,19 @@ from pyspark.sql import functions as F
 from propensity_spark.config import Settings
 from propensity_spark.privacy import NOBODY, Identities, identities
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CORPORATE_ACTIONS, DELIVERIES, ITEMS, QUARANTINE, USERS, VALIDATED, Table
+from propensity_spark.schemas import (
+    ACTIVITY,
+    BARS,
+    BRONZE,
+    CORPORATE_ACTIONS,
+    DELIVERIES,
+    ITEMS,
+    QUARANTINE,
+    TOUCHED,
+    USERS,
+    VALIDATED,
+    Table,
+)
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
@@ -42,7 +54,7 @@ def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
 
     A batch with rows in bronze, or one that is only recorded there as ingested (without any row).
     """
-    taken = (F.col("status") == "ingested") & F.col("batch_id").isNotNull()
+    taken = (F.col("status") == "ingested") & (F.col("batch_id") != TOUCHED)
     found = run.lake.read_or_empty(DELIVERIES).where(taken).select(F.col("target").alias("table_name"), "batch_id", F.lit(0).alias("n"))
     for table in tables:
         rows = run.lake.read_or_empty(BRONZE[table.name]).select(F.lit(table.name).alias("table_name"), "batch_id", F.lit(1).alias("n"))

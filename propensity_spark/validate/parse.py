@@ -65,14 +65,14 @@ def parse(bronze: DataFrame, table: Table, sources: tuple[Source, ...], clock: C
 
 
 def _written(bronze: DataFrame, sources: tuple[Source, ...]) -> dict[str, list[str | None]]:
-    """Distinct CSV headers or Parquet schemas by source; [None] for a source whose rows need none. At most one small job."""
+    """Distinct CSV headers or Parquet schemas by source; [None] where rows need none, [""] where there is no row. At most one small job."""
     keys = {source.name: key for source in sources if (key := written_as(source)) is not None}
     found: dict[str, list[str | None]] = {source.name: [None] for source in sources}
     if keys:
         context = F.coalesce(F.col("context")["header"], F.col("context")["schema"])
         rows = bronze.where(F.col("source").isin(list(keys))).select("source", context.alias("columns")).distinct().collect()
         for name in keys:
-            found[name] = sorted({row["columns"] for row in rows if row["source"] == name}, key=str) or [None]
+            found[name] = sorted({row["columns"] for row in rows if row["source"] == name}, key=str) or [""]
     return found
 
 

@@ -30,15 +30,15 @@ def decode(rows: DataFrame, source: Source, columns: str | None, expressions: tu
     Parquet rows (in bronze as JSON): fields have their own types again. Other JSON (lines, the feed's rows): fields are text, those
     that `expressions` name; one that a row does not have is null; text that is not one object is malformed. `_context`
     and (other JSON) `_row` are maps of text, for what bronze knows beside the row and for names that differ in letter case alone.
-    Raises ConfigurationError when a CSV row came without a header.
+    `columns` null: the source's rows need none; empty: there is no row. Raises ConfigurationError when a CSV row came without a header.
     """
     bronze, context = F.struct(*rows.columns).alias("_bronze"), F.col("context").alias("_context")
-    if written_as(source) is None or (columns is None and written_as(source) == "schema"):
+    if columns is None and written_as(source) == "header":
+        raise ConfigurationError(f"source {source.name}: bronze has CSV rows without a header; expected the header line in their context")
+    if not columns:
         parsed = rows.select(bronze, context, F.from_json("payload", "map<string,string>").alias("_row"))
         fields = [F.col("_row")[name].alias(name) for name in identifiers(expressions)]
         return parsed.select("_bronze", "_context", "_row", F.col("_row").isNull().alias("_malformed"), *fields)
-    if columns is None:
-        raise ConfigurationError(f"source {source.name}: bronze has CSV rows without a header; expected the header line in their context")
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": _CORRUPT}
     if written_as(source) == "schema":
         record = F.from_json("payload", f"{columns}, {_CORRUPT} string", options)

@@ -88,6 +88,14 @@ def test_csv_is_read_by_its_header_and_bad_records_are_marked(spark: SparkSessio
     assert (rows[1]["user_id"], rows[5]["quantity"], rows[5]["price"]) == (None, None, None)
 
 
+def test_a_batch_without_a_row_is_no_row_and_one_without_its_header_an_error(spark: SparkSession) -> None:
+    columns = {"user_id": "who", "event_type": "'buy'", "event_ts": "to_timestamp(at)", "quantity": "cast(n as double)"}
+    origin = FileSource(kind="files", name="lines", path="x", columns=columns)
+    assert parsed(spark, ACTIVITY, origin, []) == []
+    with pytest.raises(ConfigurationError, match="source lines: bronze has CSV rows without a header"):
+        parsed(spark, ACTIVITY, origin, ["u1,2024-01-01,1"])
+
+
 def test_equal_lines_stay_apart_within_a_file_and_are_the_same_in_another(spark: SparkSession) -> None:
     columns = ("user_id", "event_type", "event_ts")
     line = {"user_id": "u", "event_type": "view", "event_ts": "2024-01-01T00:00:00.000001Z"}
