@@ -88,6 +88,8 @@ def start_logging(folder: Path, verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=handlers, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("propensity_spark").setLevel(logging.INFO)
     logging.captureWarnings(True)
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).disabled = True  # repeats every failed analysis, handled or not, with values of the data
 
 
 def log_file() -> str | None:
@@ -100,11 +102,6 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in (
-        "SQLQueryContextLogger",
-        "DataFrameQueryContextLogger",
-    ):  # repeats every failed analysis, handled or not, with values of the data
-        PySparkLogger.getLogger(name).disabled = True
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE, SILVER, USERS
 from propensity_spark.validate.parse import PROVENANCE, Clock, parse
 
 TARGETS = ("users", "activity")
-ROW = ("source", "source_uri", "delivery_id", "line")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import VACUUM_DAYS
 from propensity_spark.erase.files import is_own, rewrite, rewrite_truth
-from propensity_spark.erase.find import ROW, HoldingFile, People, rows_in, source_files, tables
+from propensity_spark.erase.find import HoldingFile, People, rows_in, source_files, tables
 from propensity_spark.erase.log import asked_before, note_down
 from propensity_spark.errors import ConfigurationError, PersonRemains
 from propensity_spark.ingest.deliveries import Delivery, unfinished
@@ -21,9 +21,8 @@ from propensity_spark.publish.erase import erase_published, published_rows
 from propensity_spark.run import Outcome, Run
 from propensity_spark.schemas import ACTIVITY, USERS, Table
 from propensity_spark.tables import local_frame
+from propensity_spark.validate.parse import ROW, SAME_ROW
 from propensity_spark.validate.silver import announce
-
-_SAME_ROW = " AND ".join(f"t.{name} = s.{name}" for name in ROW)
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _remove_rows(run: Run, table: Table, people: People) -> None:
     if "user_id" in table.column_names:
         run.lake.merge(people.known, table, "t.user_id = s.user_id", delete_when="true", insert=False)
     else:
-        run.lake.merge(rows.select(*ROW).distinct(), table, _SAME_ROW, delete_when="true", insert=False)
+        run.lake.merge(rows.select(*ROW).distinct(), table, SAME_ROW, delete_when="true", insert=False)
 
 
 def _outcome(asked: Asked, found: Found, remain: Found, due: datetime) -> Outcome:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import PublishedRunInvalid
-from propensity_spark.publish.manifest import ATTEMPT, POINTER, Manifest, Provenance, current_run, read_manifest
+from propensity_spark.publish.manifest import ATTEMPT, POINTER, RUN, Manifest, Provenance, current_run, read_manifest
 from propensity_spark.publish.store import Store, open_store
 from propensity_spark.publish.write import is_stored, part_writer, plan_run, point_to, write_run
 from propensity_spark.schemas import published_table
-
-_RUN = "run_id="
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """Published runs that were replaced, and the persons' rows that were in them."""
-
-    runs: int
-    rows: int
 
 
 def published_rows(uri: str, people: DataFrame) -> int:
@@ -32,7 +22,7 @@ def published_rows(uri: str, people: DataFrame) -> int:
     return sum(_own(_read(store, run, people), people).count() for day in store.days() for run in _runs(store, day))
 
 
-def erase_published(uri: str, people: DataFrame) -> Rewritten:
+def erase_published(uri: str, people: DataFrame) -> None:
     """Replace every run that has rows of the persons, of every date, by one without; its id is the one that publish would give it.
 
     Readers see the old complete run until the pointer moves, then the new complete run; only then is the old one removed, under whoever
@@ -40,23 +30,21 @@ def erase_published(uri: str, people: DataFrame) -> Rewritten:
     replaced. Folders without a manifest go, those of a publisher at work too: it fails, and is to run again. A date that has nobody else
     is removed whole. Can be repeated after a death at any point.
     """
-    store, found = open_store(uri), Rewritten(0, 0)
+    store = open_store(uri)
     for day in store.days():
         with store.lock(day):
-            found = _erase_day(store, day, people, found)
-    return found
+            _erase_day(store, day, people)
 
 
-def _erase_day(store: Store, day: str, people: DataFrame, found: Rewritten) -> Rewritten:
+def _erase_day(store: Store, day: str, people: DataFrame) -> None:
     runs, new_ids = _runs(store, day), dict[str, str]()
-    for folder in _folders(store, day) - {f"{_RUN}{run.run_id}" for run in runs}:
+    for folder in _folders(store, day) - {f"{RUN}{run.run_id}" for run in runs}:
         store.clear(f"{day}/{folder}")
     for old in _oldest_first(runs):
         rows = _read(store, old, people)
         theirs = _own(rows, people).count()
         if theirs == 0:
             continue
-        found = Rewritten(found.runs + 1, found.rows + theirs)
         if theirs < old.rows:
             new_ids[old.run_id] = _replace(store, old, rows.join(F.broadcast(people), "user_id", "left_anti"), new_ids)
         elif current_run(store, day) == old.run_id:
@@ -64,7 +52,6 @@ def _erase_day(store: Store, day: str, people: DataFrame, found: Rewritten) -> R
         store.clear(old.folder)
     if not _folders(store, day):
         store.clear(day)
-    return found
 
 
 def _replace(store: Store, old: Manifest, rows: DataFrame, new_ids: Mapping[str, str]) -> str:
@@ -93,13 +80,13 @@ def _provenance(old: Manifest) -> Provenance:
 def _folders(store: Store, day: str) -> set[str]:
     """Folders of runs and of attempts to write one."""
     folders = {name.partition("/")[0] for name in store.sizes(day) if "/" in name}
-    return {folder for folder in folders if folder.startswith((_RUN, ATTEMPT))}
+    return {folder for folder in folders if folder.startswith((RUN, ATTEMPT))}
 
 
 def _runs(store: Store, day: str) -> list[Manifest]:
     """Complete runs of a date. Raises PublishedRunInvalid for a damaged current one, which is not ours to remove."""
     found, current = [], current_run(store, day)
-    for run_id in sorted(folder.removeprefix(_RUN) for folder in _folders(store, day) if folder.startswith(_RUN)):
+    for run_id in sorted(folder.removeprefix(RUN) for folder in _folders(store, day) if folder.startswith(RUN)):
         try:
             found.append(read_manifest(store, day, run_id))
         except PublishedRunInvalid:

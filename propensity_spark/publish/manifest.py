@@ -16,6 +16,8 @@ from propensity_spark.publish.store import Store
 
 MANIFEST = "_manifest.json"
 POINTER = "_CURRENT"
+RUN = "run_id="
+"""Folder, below that of a date, of one run."""
 ATTEMPT = "_attempt="
 """Folder, beside the runs of a date, of parts that one process is writing."""
 _POINTER_LINE = re.compile(rb"run_id=([0-9a-f]+)\n?")

@@ -14,14 +14,13 @@ from datetime import date, datetime, timedelta
 
 from propensity_spark.config import PublishSettings
 from propensity_spark.errors import NoEarlierRun, PublishConflict, PublishedRunInvalid
-from propensity_spark.publish.manifest import ATTEMPT, MANIFEST, POINTER, Manifest, current_manifest, current_run, read_manifest
+from propensity_spark.publish.manifest import ATTEMPT, MANIFEST, POINTER, RUN, Manifest, current_manifest, current_run, read_manifest
 from propensity_spark.publish.read import day_folder
 from propensity_spark.publish.store import Store, open_store
 from propensity_spark.publish.verify import Verified, verify_run
 from propensity_spark.publish.write import point_to
 
 log = logging.getLogger(__name__)
-_RUN = "run_id="
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,15 @@ def _earlier(store: Store, day: str, to: str | None) -> Manifest:
         to = current.replaces
         if to is None:
             raise NoEarlierRun(f"{where}: run {current.run_id} replaced none. {_others(store, day, current.run_id)}")
-    if store.read(f"{day}/{_RUN}{to}/{MANIFEST}") is None:
+    if store.read(f"{day}/{RUN}{to}/{MANIFEST}") is None:
         raise NoEarlierRun(f"{where}: expected run {to}, found none (was it removed by retention?). {_others(store, day, to)}")
     return read_manifest(store, day, to)
 
 
 def _others(store: Store, day: str, but: str) -> str:
     _, changed = store.listing()
-    stored = (key.split("/") for key in changed if key.startswith(f"{day}/{_RUN}") and key.endswith(f"/{MANIFEST}"))
-    runs = sorted(folder.removeprefix(_RUN) for _, folder, *_ in stored)
+    stored = (key.split("/") for key in changed if key.startswith(f"{day}/{RUN}") and key.endswith(f"/{MANIFEST}"))
+    runs = sorted(folder.removeprefix(RUN) for _, folder, *_ in stored)
     others = [run_id for run_id in runs if run_id != but]
     return f"Complete runs of the date: {', '.join(others)}; name one with --to" if others else "There is no other complete run of the date"
 
@@ -138,7 +137,7 @@ def _folders(changed: Mapping[str, datetime]) -> dict[str, list[_Folder]]:
     for key, moment in changed.items():
         day, _, inner = key.partition("/")
         folder, slash, _ = inner.partition("/")
-        if slash and folder.startswith((_RUN, ATTEMPT)):
+        if slash and folder.startswith((RUN, ATTEMPT)):
             moments[day, folder].append(moment)
     found: dict[str, list[_Folder]] = defaultdict(list)
     for (day, folder), times in moments.items():
@@ -149,7 +148,7 @@ def _folders(changed: Mapping[str, datetime]) -> dict[str, list[_Folder]]:
 def _remove_expired(store: Store, day: str, folders: Sequence[_Folder], settings: PublishSettings, now: datetime) -> int:
     if settings.keep_runs is None and settings.keep_days is None:
         return 0
-    complete = [(folder.name.removeprefix(_RUN), folder.changed) for folder in folders if folder.complete]
+    complete = [(folder.name.removeprefix(RUN), folder.changed) for folder in folders if folder.complete]
     runs = [StoredRun(run_id, read_manifest(store, day, run_id).replaces, changed) for run_id, changed in complete]
     gone = expired(runs, current_run(store, day), keep_runs=settings.keep_runs, keep_days=settings.keep_days, now=now)
     return sum(_remove(store, day, run.run_id) for run in gone)
@@ -157,7 +156,7 @@ def _remove_expired(store: Store, day: str, folders: Sequence[_Folder], settings
 
 def _remove_unfinished(store: Store, day: str, folders: Sequence[_Folder], settings: PublishSettings, now: datetime) -> int:
     """Folders without a manifest whose newest file is old: of a writer that died, or of a removal that did."""
-    current, age = f"{_RUN}{current_run(store, day)}", timedelta(hours=settings.leftovers_hours)
+    current, age = f"{RUN}{current_run(store, day)}", timedelta(hours=settings.leftovers_hours)
     stale = [folder for folder in folders if not folder.complete and folder.name != current and now - folder.changed > age]
     for folder in stale:
         store.clear(f"{day}/{folder.name}")
@@ -166,7 +165,7 @@ def _remove_unfinished(store: Store, day: str, folders: Sequence[_Folder], setti
 
 def _remove(store: Store, day: str, run_id: str) -> bool:
     """Remove a run that is not current; where there is no lock it may become so meanwhile, and then gets its manifest back."""
-    key = f"{day}/{_RUN}{run_id}/{MANIFEST}"
+    key = f"{day}/{RUN}{run_id}/{MANIFEST}"
     stored = store.read(key)
     if stored is None or current_run(store, day) == run_id:
         return False
@@ -174,6 +173,6 @@ def _remove(store: Store, day: str, run_id: str) -> bool:
     if current_run(store, day) == run_id:
         store.write(key, stored[0], None)
         return False
-    store.clear(f"{day}/{_RUN}{run_id}")
+    store.clear(f"{day}/{RUN}{run_id}")
     log.info("removed run %s of %s", run_id, day)
     return True

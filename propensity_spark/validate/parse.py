@@ -18,7 +18,10 @@ from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
 from propensity_spark.validate.payload import decode, written_as
 
-PROVENANCE = ("source", "source_uri", "delivery_id", "line", "payload", "payload_hash", "context", "ingested_at")
+ROW = ("source", "source_uri", "delivery_id", "line")
+"""What tells one delivered row from all others, in bronze and in quarantine."""
+SAME_ROW = " AND ".join(f"t.{name} = s.{name}" for name in ROW)
+PROVENANCE = (*ROW, "payload", "payload_hash", "context", "ingested_at")
 FLAGS = ("excluded", "problems", "starts_at", "happened_at", "asked_again")
 SESSIONS_FROM = date(1998, 1, 1)  # the earliest year that every exchange calendar knows; older dates count as sessions
 STATIC_FROM = date(1900, 1, 1)  # an undated snapshot holds, and was known, from here on

@@ -13,11 +13,8 @@ from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, CHANGES, QUARANTINE, VALIDATED, Table
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.batch import Batch, who_is_in
-from propensity_spark.validate.parse import PROVENANCE, Clock, parse
+from propensity_spark.validate.parse import PROVENANCE, ROW, SAME_ROW, Clock, parse
 from propensity_spark.validate.settle import ERASED
-
-_ROW = ("source", "source_uri", "delivery_id", "line")
-_SAME_ROW = "t.source = s.source AND t.source_uri = s.source_uri AND t.delivery_id = s.delivery_id AND t.line = s.line"
 
 
 def announce(run: Run, table: Table, changed_from: date | None) -> None:
@@ -36,10 +33,10 @@ def quarantine(run: Run, settled: DataFrame, batch: Batch, displaced: bool) -> N
     if displaced:
         lost = settled.where((F.col("outcome") == "rejected") & (F.col("origin") == "silver"))
         found = source_rows(run, lost, table)
-        rejected = rejected.unionByName(found).dropDuplicates(list(_ROW))
+        rejected = rejected.unionByName(found).dropDuplicates(list(ROW))
     rows = rejected.withColumns({"source_table": F.lit(table.name), "severity": F.lit("reject"), "run_id": F.lit(run.run_id)})
     if _holds_any(run, table):
-        run.lake.merge(rows, QUARANTINE, f"t.source_table = '{table.name}' AND {_SAME_ROW}", update_when="true")
+        run.lake.merge(rows, QUARANTINE, f"t.source_table = '{table.name}' AND {SAME_ROW}", update_when="true")
     else:
         run.lake.append(rows, QUARANTINE)
 
@@ -49,8 +46,8 @@ def _with_payload(run: Run, rejected: DataFrame, table: Table) -> DataFrame:
     bare = rejected.where(F.col("payload").isNull())
     if bare.isEmpty():
         return rejected
-    bronze = run.lake.read(BRONZE[table.name]).select(*_ROW, F.col("payload"))
-    found = bronze.join(F.broadcast(bare.drop("payload")), list(_ROW), "inner").select(*PROVENANCE, "reasons")
+    bronze = run.lake.read(BRONZE[table.name]).select(*ROW, F.col("payload"))
+    found = bronze.join(F.broadcast(bare.drop("payload")), list(ROW), "inner").select(*PROVENANCE, "reasons")
     return rejected.where(F.col("payload").isNotNull()).unionByName(found)
 
 
@@ -96,22 +93,22 @@ def release(run: Run, settled: DataFrame, batch: Batch, again: bool) -> None:
     in_table = f"t.source_table = '{table.name}'"
     if again:
         fine = settled.where((F.col("origin") == "quarantine") & (F.col("outcome") != "rejected"))
-        rows = fine.select(*_ROW)
-        run.lake.merge(rows, QUARANTINE, f"{in_table} AND {_SAME_ROW}", delete_when="true", insert=False)
+        rows = fine.select(*ROW)
+        run.lake.merge(rows, QUARANTINE, f"{in_table} AND {SAME_ROW}", delete_when="true", insert=False)
     if batch.ids and _holds_any(run, table):
         deliveries = batch.delivered.select("source", "source_uri", "delivery_id").distinct()
         held = run.lake.read(QUARANTINE).where((F.col("source_table") == table.name) & (F.col("run_id") != run.run_id))
         left_over = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_semi")
-        rows = left_over.select(*_ROW)
+        rows = left_over.select(*ROW)
         if not rows.isEmpty():
-            run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {_SAME_ROW}", delete_when="true", insert=False)
+            run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {SAME_ROW}", delete_when="true", insert=False)
 
 
 def drop_erased(run: Run, settled: DataFrame, batch: Batch) -> None:
     """Take the rows of erased persons, which came again, out of bronze. Only then is the batch marked as done."""
     ids = ", ".join(f"'{batch_id}'" for batch_id in batch.ids)
-    again = settled.where((F.col("outcome") == ERASED) & (F.col("origin") == "new")).select(*_ROW)
-    run.lake.merge(again, BRONZE[batch.table.name], f"t.batch_id IN ({ids}) AND {_SAME_ROW}", delete_when="true", insert=False)
+    again = settled.where((F.col("outcome") == ERASED) & (F.col("origin") == "new")).select(*ROW)
+    run.lake.merge(again, BRONZE[batch.table.name], f"t.batch_id IN ({ids}) AND {SAME_ROW}", delete_when="true", insert=False)
 
 
 def mark_validated(run: Run, batches: Iterable[Batch]) -> None:
