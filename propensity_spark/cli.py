@@ -355,3 +355,7 @@ def _dates(options: argparse.Namespace) -> int:
 
 
 _WITHOUT_SETTINGS: dict[str, Callable[[argparse.Namespace], int]] = {"verify": _verify, "dates": _dates}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

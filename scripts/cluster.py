@@ -86,18 +86,32 @@ def _daemon(folder: Path, name: str, main_class: str, *arguments: str) -> Iterat
     try:
         yield process
     finally:
-        _stop(process)
+        end_group(process, signal.SIGTERM, signal.SIGKILL)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the group of `process`: politely, and after ten seconds not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
+def end_group(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
+    """End the process group that `process` leads, by the next of `signals` where ten seconds after one somebody is still there.
+
+    The leader may go first: a worker before its executors, spark-submit before the Python it started. So the group is waited for.
+    """
+    for number in signals:
+        try:
             os.killpg(process.pid, number)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                continue
+        except ProcessLookupError:
+            return
+        until = time.monotonic() + 10
+        while _lives(process) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether anybody of the group of `process` is there; its leader is reaped."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _in_log(folder: Path, name: str, process: subprocess.Popen[bytes], pattern: str, deadline: float) -> str:

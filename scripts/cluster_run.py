@@ -9,7 +9,6 @@ shown; 130 when interrupted. The lake and what is published lie apart from those
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import signal
@@ -24,7 +23,7 @@ from pathlib import Path
 from propensity_spark.cli import STAGES
 from propensity_spark.config import CONF_DIR, SparkSettings
 from propensity_spark.session import JARS_DIR, spark_conf
-from scripts.cluster import ClusterFailed, standalone_cluster
+from scripts.cluster import ClusterFailed, end_group, standalone_cluster
 from scripts.submit import NotInstalled, Submit, environment, install
 
 ROOT = CONF_DIR.parent
@@ -73,9 +72,7 @@ def _submitted(submit: Submit, script: Path, arguments: Sequence[str], log: Path
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # with the JVM and the Python that it started
-            process.wait()
+        end_group(process, signal.SIGKILL)  # the JVM, and the Python that it started
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, heading: str) -> None:

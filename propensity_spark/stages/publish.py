@@ -28,7 +28,7 @@ def _execute(run: Run) -> Outcome:
     return Outcome(
         rows_in=published.rows,
         rows_out=published.rows,
-        note=f"{published.rows} rows, run_id={published.run_id} {state}: {published.location}",
+        note=f"{published.rows:,} rows, run_id={published.run_id} {state}: {published.location}",
         facts={"run_id": published.run_id, "published": published.location},
     )
 
