@@ -48,6 +48,10 @@ class Batch:
     def is_empty(self) -> bool:
         return not self.ids and self.again is None
 
+    @property
+    def is_without_rows(self) -> bool:
+        return not self.rows and self.again is None
+
 
 def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
     """Table → batch → its rows in bronze, of the batches that are not validated yet. One query for all tables.

@@ -92,6 +92,13 @@ def profile(run: Run, settled: DataFrame, batch: Batch, earlier: float | None) -
     )
 
 
+def of_no_rows() -> Profile:
+    """The profile of a batch without any row: every count is 0, and what is measured on rows is null."""
+    counts: dict[str, float | None] = {f"rows_{name}": 0 for name in (*_OUTCOMES, "in")}
+    unmeasured = dict.fromkeys(("rejected_share", "age_days", "rows_per_date", "rows_per_date_against_earlier"))
+    return Profile({**counts, **unmeasured}, None, {"insert": 0, "update": 0, "remove": 0}, False, False, False)
+
+
 def _counts(settled: DataFrame, table: Table, rules: list[Rule]) -> dict[str, Any]:
     new, again = F.col("origin") == "new", F.col("origin") == "quarantine"
     outcome, change = F.col("outcome"), F.col("change")

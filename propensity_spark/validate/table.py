@@ -13,7 +13,7 @@ from propensity_spark.run import Run
 from propensity_spark.schemas import SILVER, Table
 from propensity_spark.validate.batch import Batch, held_batch, judge, new_batches, next_batch
 from propensity_spark.validate.gate import Gate
-from propensity_spark.validate.profile import Profile, earlier_rows_per_date, profile, write_profiles
+from propensity_spark.validate.profile import Profile, earlier_rows_per_date, of_no_rows, profile, write_profiles
 from propensity_spark.validate.silver import announce, drop_erased, mark_validated, quarantine, release, write_silver
 
 
@@ -33,27 +33,44 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
         batch = next_batch(run, table, new.get(table.name, {}))
         if batch.is_empty:
             continue
-        settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
-        try:
-            found[table.name] = measured = profile(run, settled, batch, earlier.get(table.name))
-            _keep_rejected(run, settled, batch, measured)
-            failure = gate.check(table, measured.measures) if batch.ids else None
-            if failure is not None:
-                break
-            _bring_up_to_date(run, settled, batch, measured)
-            if measured.rows("erased"):
-                drop_erased(run, settled, batch)
-        finally:
-            platform.release(settled)
+        judged = _without_rows(run, batch, gate) if batch.is_without_rows else _judged(run, batch, earlier.get(table.name), gate)
+        found[table.name], failure = judged
+        if failure is not None:
+            break
         done.append(batch)
-        if measured.is_news:
-            run.say(measured.described(table))
+        if found[table.name].is_news:
+            run.say(found[table.name].described(table))
     write_profiles(run, {name: found[name].measures for name in new if name in found})
     mark_validated(run, done)
     gate.build_docs()
     if failure is not None:
         raise failure
     return found
+
+
+def _judged(run: Run, batch: Batch, earlier: float | None, gate: Gate) -> tuple[Profile, GateFailed | None]:
+    """Judge a batch and, unless the gate fails it, bring silver up to date."""
+    settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
+    try:
+        found = profile(run, settled, batch, earlier)
+        _keep_rejected(run, settled, batch, found)
+        failure = gate.check(batch.table, found.measures) if batch.ids else None
+        if failure is None:
+            _bring_up_to_date(run, settled, batch, found)
+            if found.rows("erased"):
+                drop_erased(run, settled, batch)
+    finally:
+        platform.release(settled)
+    return found, failure
+
+
+def _without_rows(run: Run, batch: Batch, gate: Gate) -> tuple[Profile, GateFailed | None]:
+    """A batch such as an empty page has nothing to judge, but the gate hears of it, and its silver table is there afterwards."""
+    found = of_no_rows()
+    failure = gate.check(batch.table, found.measures)
+    if failure is None:
+        run.lake.create(batch.table)
+    return found, failure
 
 
 def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:

@@ -57,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(spark: SparkSession, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("cluster")
     settings = small_settings(folder, *FEWER)
-    done = subprocess.run(command(wheel, settings), capture_output=True, text=True, check=False, cwd=ROOT, timeout=540)
+    done = subprocess.run(command(wheel, settings), capture_output=True, text=True, check=False, cwd=ROOT, timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
     local = run(spark, small_settings(tmp_path_factory.mktemp("local"), *FEWER), AS_OF)
     return Both(local, settings, done.stdout)

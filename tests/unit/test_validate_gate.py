@@ -77,6 +77,8 @@ def test_a_day_without_any_event_fails_but_a_day_without_any_bar_file_row_does_n
     found = validate_table(run(lake, gated(lake, "bars")), BARS)
     assert found is not None
     assert found.rows("in") == 0
+    assert rows_of(lake, BARS) == []
+    assert validate_table(run(lake, gated(lake, "bars"), "r2"), BARS) is None, "it is marked as done"
 
 
 def test_a_short_day_and_an_old_one_fail(lake: Lake) -> None:
