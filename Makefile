@@ -29,7 +29,7 @@ cluster-run: setup wheel ## the whole line on a Spark cluster on loopback (a mas
 	  $${AS_OF:+--as-of "$$AS_OF"} $${SET:+--settings "$$SET"} $${ARGS:-}
 
 test: setup ## every test but the replay of the deployed jobs and the matrix of faults, with branch coverage of the package
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
 
 check: lint types unit ## lint, types and unit tests
 
@@ -58,7 +58,7 @@ bench: setup ## speed on two cores: the line, its next day, user features; besid
 bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: how often its defaults are right (minutes)
 	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}
 
-docs: setup ## write the generated tables of README.md and docs/databricks.md anew
+docs: setup ## write the generated tables of README.md, docs/runbook.md and docs/databricks.md anew
 	@$(BIN)/python scripts/readme.py
 	@$(BIN)/python -m scripts.bundle.docs
 

@@ -88,7 +88,7 @@ def _run_alone(run: Run, stage: Stage, last: Row | None, recorded: Mapping[str, 
             outcome = stage.execute(run)
         except BaseException as error:
             reason = explained(error, lake)
-            log.error("failed: %s", reason or error, exc_info=error if reason else None)
+            log.error("failed: %s", reason or error, exc_info=error if reason else None, extra={"kind": type(reason or error).__name__})
             _record_failure(run, stage, fingerprint, inputs, seconds=time.monotonic() - clock, error=reason or error)
             if reason:
                 raise reason from error

@@ -1,16 +1,17 @@
-"""Write the generated tables of README.md: the stages from the line, the features from the registry.
+"""Write the generated tables: in README.md the stages from the line and the features from the registry, in docs/runbook.md the errors.
 
-`python scripts/readme.py` (make docs) rewrites what stands between the markers; a unit test holds README.md against it.
+`python scripts/readme.py` (make docs) rewrites what stands between the markers; a unit test holds both pages against it.
 """
 
 from pathlib import Path
 
 from propensity_spark.config import CONF_DIR, load_settings
+from propensity_spark.errors import PropensityError
 from propensity_spark.features.registry import FEATURES
 from propensity_spark.line import STAGES
 from propensity_spark.schemas import Table
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def stages() -> str:
@@ -32,20 +33,33 @@ def features() -> str:
     return "\n".join(lines)
 
 
+def errors() -> str:
+    """One row a kind of error: what it says about the data, and what to do."""
+    lines = ["| error | what happened | exit code | then |", "| --- | --- | --- | --- |"]
+    for kind in PropensityError.__subclasses__():
+        lines.append(f"| `{kind.__name__}` | {kind.__doc__} | {kind.exit_code} | {kind.then} |")
+    return "\n".join(lines)
+
+
+PAGES = {"README.md": {"stages": stages, "features": features}, "docs/runbook.md": {"errors": errors}}
+
+
 def _names(tables: tuple[Table, ...]) -> str:
     return ", ".join(f"`{table.full_name}`" for table in tables) or "–"
 
 
-def render(text: str) -> str:
-    """README's text with every generated part written anew. Raises ValueError when a marker is missing."""
-    for name, make in (("stages", stages), ("features", features)):
+def render(page: str, text: str) -> str:
+    """The page's text with every generated part written anew. Raises ValueError when a marker is missing."""
+    for name, make in PAGES[page].items():
         begin, end = f"<!-- {name}: made by `make docs` -->", f"<!-- /{name} -->"
         if begin not in text or end not in text:
-            raise ValueError(f"README.md: expected the markers {begin} and {end}")
+            raise ValueError(f"{page}: expected the markers {begin} and {end}")
         before, rest = text.split(begin, 1)
         text = f"{before}{begin}\n{make()}\n{end}{rest.split(end, 1)[1]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(page, path.read_text(encoding="utf-8")), encoding="utf-8")

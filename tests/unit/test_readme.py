@@ -12,6 +12,7 @@ from setuptools import find_packages
 
 from propensity_spark.cli import STAGES
 from propensity_spark.config import CONF_DIR, load_settings
+from propensity_spark.errors import PropensityError
 from propensity_spark.features.registry import FEATURES
 
 ROOT = CONF_DIR.parent
@@ -28,8 +29,16 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_generated_tables_are_up_to_date(script: ModuleType) -> None:
-    assert script.render(README) == README, "run `make docs`"
+@pytest.mark.parametrize("page", ["README.md", "docs/runbook.md"])
+def test_the_generated_tables_are_up_to_date(script: ModuleType, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert script.render(page, text) == text, "run `make docs`"
+
+
+def test_every_kind_of_error_says_what_to_do() -> None:
+    kinds = PropensityError.__subclasses__()
+    assert len(kinds) > 20
+    assert [kind.__name__ for kind in kinds if not kind.then or not kind.__doc__] == []
 
 
 def test_every_stage_and_feature_has_its_row(script: ModuleType) -> None:
@@ -39,7 +48,7 @@ def test_every_stage_and_feature_has_its_row(script: ModuleType) -> None:
 
 def test_a_missing_marker_is_an_error(script: ModuleType) -> None:
     with pytest.raises(ValueError, match="expected the markers"):
-        script.render("# nothing")
+        script.render("README.md", "# nothing")
 
 
 def test_the_data_set_in_the_readme_is_valid(tmp_path_factory: pytest.TempPathFactory) -> None:
