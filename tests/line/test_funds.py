@@ -81,12 +81,14 @@ def test_labels_are_the_acquisitions_that_began_in_the_window(finished: Finished
     chosen = {row[0] for row in finished.lake.read(ACTIVITY).where(looked_at(finished.settings.sampling)).select("user_id").collect()}
     dates = sorted(found["as_of_date"].unique())
     assert len(dates) > 2
-    pairs = raw["acquisitions"]
+    pairs, assets = raw["acquisitions"], raw["asset"]
     for day in dates:
         population = chosen & set(known(pairs, day)["customerID"])
         end = str(day + timedelta(days=166))
         window = pairs[(pairs["after_date_inclusive"] > str(day)) & (pairs["after_date_inclusive"] <= end)]
-        expected = {(user, item) for user, item in zip(window["customerID"], window["ISIN"], strict=True) if user in population}
+        items = set(assets[assets["timestamp"] <= str(day)]["ISIN"])  # an item that is not there yet is no candidate
+        bought = zip(window["customerID"], window["ISIN"], strict=True)
+        expected = {(user, item) for user, item in bought if user in population and item in items}
         of_day = found[found["as_of_date"] == day]
         assert set(zip(of_day["user_id"], of_day["item_id"], strict=True)) == expected
     (test_day,) = found[found["split"] == "test"]["as_of_date"].unique()

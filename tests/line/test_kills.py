@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from deaths import left_behind, watched
 from line_support import run
+from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 from pyspark.sql import SparkSession
 from shop import AS_OF, settings, write_orders
 from sqlalchemy import Engine
@@ -90,7 +92,9 @@ def session_of(process: Path) -> int:
 def finish(spark: SparkSession, place: Place) -> dict[str, object]:
     """The same command again, all of it; what it leaves."""
     for engine in [one for one in gc.get_objects() if isinstance(one, Engine)]:
-        engine.dispose()  # MLflow keeps connections to the file that was replaced
+        engine.dispose()  # MLflow keeps connections to the file that was replaced, and believes that its tables are in it
+    for registry in (TrackingStoreRegistry, ModelRegistryStoreRegistry):
+        registry._get_store_with_resolved_uri.cache_clear()
     spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
     return left_behind(run(spark, place.settings, AS_OF).lake, place.settings)
 
