@@ -55,7 +55,8 @@ def daily_bars(bars: DataFrame, grid: Grid) -> DataFrame:
     """One row per visible version of a daily bar: item_id, session_date, prices, volume, positions [enters, leaves)."""
     daily = bars.where(F.col("bar_size") == "1d")
     columns = ["item_id", "ts", "session_date", "high", "low", "close", "volume", "known_at", "visible_date", "is_deleted"]
-    return version_intervals(daily.select(*columns), ["item_id", "ts"], grid).drop("ts")
+    by_item = daily.select(*columns).repartition("item_id")  # so that no window that follows shuffles again
+    return version_intervals(by_item, ["item_id", "ts"], grid).drop("ts")
 
 
 def split_lives(corporate_actions: DataFrame, grid: Grid) -> DataFrame:

@@ -213,7 +213,7 @@ def running_state(
     """The state of each key on positions [position, until), from its changes. Sums start at 0, extremes at null."""
     if grid.is_one:
         return changes.groupBy(*key).agg(
-            F.min("position").alias("position"),
+            F.lit(0).alias("position"),
             F.lit(1).alias("until"),
             *(F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in sums),
             *(F.max(f"{name}_from").alias(name) for name in latest),
@@ -247,7 +247,7 @@ def attributes_as_of(versions: DataFrame, entity: str, columns: Sequence[str], g
 
     In: versions of (entity, valid_from) with `valid_to` (null: open). Where several hold, the latest `valid_from` wins.
     """
-    lives = version_intervals(versions, [entity, "valid_from"], grid)
+    lives = version_intervals(versions.repartition(entity), [entity, "valid_from"], grid)  # one shuffle for both groupings
     valid = lives.withColumns(
         {
             "position": F.greatest("enters", grid.position(F.col("valid_from"))),
