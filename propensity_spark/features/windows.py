@@ -182,19 +182,19 @@ def entries_and_exits(lives: DataFrame, key: Sequence[str], sums: Sequence[Measu
     A value that never leaves holds from its entry on; for one that does there is `passing`.
     """
     points = list(dict.fromkeys([*(["enters"] if values else []), *(m.enters for m in sums), *(m.leaves for m in sums)]))
+    each_point = F.posexplode(F.array(*(F.col(point).cast("int") for point in points))).alias("point", "position")
+    is_at = {point: F.col("point") == index for index, point in enumerate(points)}
 
-    def change(point: str) -> Column:
-        columns = [F.col(point).cast("int").alias("position")]
-        for m in sums:
-            value = F.when((F.col(m.enters) < F.col(m.leaves)) & (F.col(m.value) != 0), F.col(m.value))
-            nothing = F.when(F.lit(False), F.col(m.value))
-            columns.append((value if point == m.enters else -value if point == m.leaves else nothing).alias(m.name))
-        for value in values:
-            holds = (F.col("leaves") == grid.size) if point == "enters" else F.lit(False)
-            columns.append(F.when(holds, F.col(value)).alias(f"{value}_from"))
-        return F.struct(*columns)
+    def change(m: Measure) -> Column:
+        counts = (F.col(m.enters) < F.col(m.leaves)) & (F.col(m.value) != 0)
+        return F.when(counts & is_at[m.enters], F.col(m.value)).when(counts & is_at[m.leaves], -F.col(m.value)).alias(m.name)
 
-    moves = lives.select(*key, F.explode(F.array(*(change(point) for point in points))).alias("change")).select(*key, "change.*")
+    moves = lives.select("*", each_point).select(
+        *key,
+        "position",
+        *(change(m) for m in sums),
+        *(F.when(is_at["enters"] & (F.col("leaves") == grid.size), F.col(value)).alias(f"{value}_from") for value in values),
+    )
     moved = reduce(or_, (F.col(name).isNotNull() for name in moves.columns if name not in (*key, "position")))
     return moves.where((F.col("position") < grid.size) & moved)
 
