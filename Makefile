@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -57,6 +57,9 @@ bench: setup ## speed on two cores: the line, its next day, user features; besid
 
 bench-compare: setup ## the last two results of `make bench` beside each other; exit code 1 when something is a fifth slower than it was
 	@$(BIN)/python benchmarks/compare.py $${ARGS:-}
+
+bench-windows: setup ## user features of one date, counts and sums of 52, beside DuckDB; ARGS="--events 2000000 --users 20000" (minutes)
+	@$(BIN)/python -m benchmarks.windows $${ARGS:-}
 
 bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: how often its defaults are right (minutes)
 	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}

@@ -41,7 +41,7 @@ def measure(settings: Settings, as_of: date) -> SparkSide:
     tables = (*(BRONZE[name] for name in ("items", "users", "bars", "activity")), ACTIVITY, BARS, ITEMS, USERS)
     gold = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES, training_set_table(settings.grain, settings.has_market))
     # Before anything is cached: a cached table no longer tells its files.
-    files = {table.full_name: _paths(lake.read(table)) for table in (*tables, *gold)}
+    files = {table.full_name: paths(lake.read(table)) for table in (*tables, *gold)}
     rows, seconds = _user_features(spark, settings, lake, as_of)
     spark.stop()
     return SparkSide(rows, seconds, files)
@@ -75,5 +75,6 @@ def _once(activity: DataFrame, users: DataFrame, items: DataFrame, settings: Set
     return seconds
 
 
-def _paths(frame: DataFrame) -> list[str]:
+def paths(frame: DataFrame) -> list[str]:
+    """The Parquet files a frame is read from, as paths of this machine."""
     return sorted(unquote(urlparse(uri).path) for uri in frame.inputFiles())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from propensity_spark.features.registry import MONEY_SUM
+from propensity_spark.features.events import money
 from propensity_spark.features.windows import (
     Grid,
     Measure,
     attributes_as_of,
+    by_day,
+    changes,
     each_position,
-    entries_and_exits,
-    extremes,
     first_date_intervals,
     running_state,
     union_intervals,
@@ -29,14 +29,11 @@ def item_dates(events: DataFrame, items: DataFrame | None, grid: Grid) -> DataFr
 
     Known: visible in silver/items on that date where the data set has that table, else seen in a visible event.
     """
-    deals = union_intervals(
-        with_window_ends(events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull()), BUYER_DAYS, grid),
-        ["user_id", "item_id"],
-        [f"leaves_{n}" for n in BUYER_DAYS],
-    ).withColumn("one", F.lit(1).cast("long"))
+    buys = with_window_ends(events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull()), BUYER_DAYS, grid)
+    deals = union_intervals(buys, ["user_id", "item_id"], [f"leaves_{n}" for n in BUYER_DAYS], grid)
     measures = [Measure(f"item_buyers_{n}d", "one", f"leaves_{n}", f"first_leaves_{n}") for n in BUYER_DAYS]
     buyers = [measure.name for measure in measures]
-    sold = each_position(running_state(entries_and_exits(deals, ["item_id"], measures, grid), ["item_id"], grid, buyers))
+    sold = each_position(running_state(changes(deals, ["item_id"], grid, measures), ["item_id"], grid, buyers), grid)
     if items is None:
         known = _seen_items(events, grid).withColumn("sector", F.lit(None).cast("string"))
     else:
@@ -46,19 +43,21 @@ def item_dates(events: DataFrame, items: DataFrame | None, grid: Grid) -> DataFr
 
 def _seen_items(events: DataFrame, grid: Grid) -> DataFrame:
     seen = events.where(F.col("item_id").isNotNull()).groupBy("item_id", "enters", "leaves").agg(F.count("*").alias("events"))
-    changes = entries_and_exits(seen, ["item_id"], [Measure("living", "events", "leaves")], grid)
-    state = each_position(running_state(changes, ["item_id"], grid, ["living"]))
+    moves = changes(seen, ["item_id"], grid, [Measure("living", "events", "leaves")])
+    state = each_position(running_state(moves, ["item_id"], grid, ["living"]), grid)
     return state.where(F.col("living") > 0).select("item_id", "position")
 
 
 def sector_intervals(items: DataFrame, grid: Grid) -> DataFrame:
     """(item_id, sector, sector_from, sector_until): the stretches of positions on which an item has one sector.
 
-    In: silver/items. On positions where an item of the table is not known its sector is `UNKNOWN_SECTOR`.
+    In: silver/items. On positions where an item of the table is not known its sector is `UNKNOWN_SECTOR`, or null.
     """
     positions = F.sequence(F.lit(0), F.lit(grid.size - 1))
     order = Window.partitionBy("item_id").orderBy("position")
     known = attributes_as_of(items, "item_id", ["sector"], grid)
+    if grid.is_one:  # the stretch is the one position, and an item that is not known there need not be listed
+        return known.select("item_id", "sector", F.lit(0).alias("sector_from"), F.lit(1).alias("sector_until"))
     every = items.select("item_id").distinct().withColumn("position", F.explode(positions))
     filled = every.join(known, ["item_id", "position"], "left").fillna(UNKNOWN_SECTOR, ["sector"])
     starts = filled.withColumn("before", F.lag("sector").over(order)).where(~F.col("sector").eqNullSafe(F.col("before")))
@@ -74,8 +73,9 @@ def sector_spending(events: DataFrame, items: DataFrame | None, grid: Grid) -> D
     count as `UNKNOWN_SECTOR`; the sum over all is at `ALL_SECTORS`.
     """
     key = ["user_id", "sector"]
-    buys = events.where(F.col("event_type") == "buy").groupBy("user_id", "item_id", "event_date", "enters", "leaves")
-    spent = with_window_ends(buys.agg(F.sum("amount").cast(MONEY_SUM).alias("amount")), [365], grid)
+    buys = events.where(F.col("event_type") == "buy").select("user_id", "item_id", "event_date", "enters", "leaves", "amount")
+    spent = with_window_ends(by_day(buys, ["user_id", "item_id"], grid, ["amount"]), [365], grid)
+    spent = spent.where(F.col("enters") < F.col("leaves_365"))
     if items is None:
         spent = spent.withColumn("sector", F.lit(UNKNOWN_SECTOR))
     else:
@@ -87,9 +87,9 @@ def sector_spending(events: DataFrame, items: DataFrame | None, grid: Grid) -> D
             }
         )
     spent = spent.withColumn("sector", F.explode(F.array("sector", F.lit(ALL_SECTORS))))
-    changes = entries_and_exits(spent, key, [Measure("amount", "amount", "leaves_365")], grid)
-    state = running_state(changes, key, grid, ["amount"])
-    stretches = F.sort_array(F.collect_list(F.struct("position", "until", F.col("amount").cast("double").alias("amount"))))
+    state = running_state(changes(spent, key, grid, [Measure("amount", "amount", "leaves_365")]), key, grid, ["amount"])
+    amount = money(F.col("amount")).cast("double").alias("amount")
+    stretches = F.sort_array(F.collect_list(F.struct("position", "until", amount)))
     by_sector = state.groupBy(*key).agg(stretches.alias("stretches"))
     before = F.array_repeat(F.lit(0.0), F.get("stretches", F.lit(0))["position"])
     after = F.flatten(F.transform("stretches", lambda part: F.array_repeat(part["amount"], part["until"] - part["position"])))
@@ -134,14 +134,19 @@ def pair_changes(events: DataFrame, grid: Grid, viewed_days: int, held_days: int
     key = ["user_id", "item_id"]
     is_buy, is_view = F.col("event_type") == "buy", F.col("event_type") == "view"
     with_item = events.where(F.col("item_id").isNotNull() & (is_buy | is_view))
-    days = with_item.groupBy(*key, "event_date", "enters", "leaves").agg(
-        F.count_if(is_view).alias("views"),
-        F.count_if(is_buy).alias("buys"),
-        F.max(F.when(is_view, F.col("event_date"))).alias("last_view"),
-        F.max(F.when(is_buy, F.col("event_date"))).alias("last_buy"),
+    rows = with_item.select(
+        *key,
+        "event_date",
+        "enters",
+        "leaves",
+        is_view.cast("long").alias("views"),
+        is_buy.cast("long").alias("buys"),
+        F.when(is_view, F.col("event_date")).alias("last_view"),
+        F.when(is_buy, F.col("event_date")).alias("last_buy"),
     )
+    days = by_day(rows, key, grid, ["views", "buys"], ["last_view", "last_buy"])
     days = with_window_ends(days, [*VIEW_DAYS, viewed_days, held_days], grid)
-    orders = with_window_ends(first_date_intervals(with_item.where(is_buy), [*key, "order_id"]), [365], grid)
+    orders = with_window_ends(first_date_intervals(with_item.where(is_buy), [*key, "order_id"], grid), [365], grid)
     measures = [
         *(Measure(f"item_views_{n}d", "views", f"leaves_{n}") for n in VIEW_DAYS),
         Measure("viewed", "views", f"leaves_{viewed_days}"),
@@ -149,7 +154,6 @@ def pair_changes(events: DataFrame, grid: Grid, viewed_days: int, held_days: int
     ]
     bought = [Measure("item_purchases_365d", "one", "leaves_365")]
     return [
-        entries_and_exits(days, key, measures, grid),
-        entries_and_exits(orders.withColumn("one", F.lit(1).cast("long")), key, bought, grid),
-        extremes(days, key, ["last_view", "last_buy"], grid),
+        changes(days, key, grid, measures, latest=["last_view", "last_buy"]),
+        changes(orders, key, grid, bought),
     ]

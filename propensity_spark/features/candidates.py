@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import CandidateSettings
 from propensity_spark.features.affinity import ALL_SECTORS, UNKNOWN_SECTOR, VIEW_DAYS, favourite_sectors, pair_changes, spent_in
 from propensity_spark.features.registry import USER_ITEM_FEATURES
-from propensity_spark.features.windows import Grid, Measure, each_position, entries_and_exits, running_state
+from propensity_spark.features.windows import Grid, Measure, changes, each_position, running_state
 
 _STATE = [*(f"item_views_{n}d" for n in VIEW_DAYS), "viewed", "held", "item_purchases_365d", "affine", "popular", "all"]
 
@@ -26,18 +26,18 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
     held pairs are left out.
     """
     key = ["user_id", "item_id"]
-    changes = [
+    parts = [
         *pair_changes(events, grid, settings.viewed_days, settings.held_days),
         offer_changes(events, item_dates, spending, grid, settings),
     ]
-    together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), changes)
+    together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
     state = running_state(together, key, grid, _STATE, latest=["last_view", "last_buy"])
     reasons = ["viewed", "affine", "popular", "all"]
     source = candidate_source(["held", *reasons])
     if settings.exclude_held:
         source = F.when(F.col("held") == 0, candidate_source(reasons))
     chosen = state.withColumn("candidate_source", source).where(F.col("candidate_source").isNotNull())
-    rows = each_position(chosen.join(spending, ["user_id"], "left"))
+    rows = each_position(chosen.join(spending, ["user_id"], "left"), grid)
     rows = rows.join(F.broadcast(item_dates), ["item_id", "position"], "inner").withColumn("as_of_date", grid.day(F.col("position")))
     total = spent_in(F.lit(ALL_SECTORS))
     share = F.coalesce(spent_in(F.coalesce("sector", F.lit(UNKNOWN_SECTOR))), F.lit(0.0)) / total
@@ -74,22 +74,23 @@ def offer_changes(events: DataFrame, item_dates: DataFrame, spending: DataFrame,
         "position",
         *(F.when(F.col("living") > 0, F.coalesce(offered, nothing)).otherwise(nothing).alias(name) for name, offered in lists.items()),
     )
-    offers = offers.withColumns({f"{name}_before": F.coalesce(F.lag(name).over(order), nothing) for name in lists})
+    before = {f"{name}_before": nothing if grid.is_one else F.coalesce(F.lag(name).over(order), nothing) for name in lists}
+    offers = offers.withColumns(before)
 
     def change(name: str, sign: int) -> Column:
         listed, other = (name, f"{name}_before") if sign > 0 else (f"{name}_before", name)
         counts = [F.lit(sign if each == name else 0).cast("long").alias(each) for each in lists]
         return F.transform(F.array_except(listed, other), lambda item: F.struct(item.alias("item_id"), *counts))
 
-    changes = F.concat(*(change(name, sign) for name in lists for sign in (1, -1)))
-    return offers.select("user_id", "position", F.explode(changes).alias("change")).select("user_id", "position", "change.*")
+    moves = F.concat(*(change(name, sign) for name in lists for sign in (1, -1)))
+    return offers.select("user_id", "position", F.explode(moves).alias("change")).select("user_id", "position", "change.*")
 
 
 def population(events: DataFrame, grid: Grid) -> DataFrame:
     """(user_id, position, living): every position from a user's first visible event on, with the number visible there."""
     seen = events.groupBy("user_id", "enters", "leaves").agg(F.count("*").alias("events"))
-    changes = entries_and_exits(seen, ["user_id"], [Measure("living", "events", "leaves")], grid)
-    return each_position(running_state(changes, ["user_id"], grid, ["living"]))
+    moves = changes(seen, ["user_id"], grid, [Measure("living", "events", "leaves")])
+    return each_position(running_state(moves, ["user_id"], grid, ["living"]), grid)
 
 
 def offered_items(item_dates: DataFrame, settings: CandidateSettings) -> DataFrame:

@@ -12,7 +12,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.features.registry import MARKET_FEATURES, MOMENTUM_SESSIONS
-from propensity_spark.features.windows import Grid, Rolling, attributes_as_of, version_intervals, with_rolling
+from propensity_spark.features.rolling import Rolling, with_rolling
+from propensity_spark.features.windows import Grid, attributes_as_of, version_intervals
 
 STALE_AFTER_DAYS = 7
 VOLATILITY, VOLUME, WEEK, DRAWDOWN = 21, 30, 5, 252
@@ -54,7 +55,8 @@ def daily_bars(bars: DataFrame, grid: Grid) -> DataFrame:
     """One row per visible version of a daily bar: item_id, session_date, prices, volume, positions [enters, leaves)."""
     daily = bars.where(F.col("bar_size") == "1d")
     columns = ["item_id", "ts", "session_date", "high", "low", "close", "volume", "known_at", "visible_date", "is_deleted"]
-    return version_intervals(daily.select(*columns), ["item_id", "ts"], grid).drop("ts")
+    by_item = daily.select(*columns).repartition("item_id")  # so that no window that follows shuffles again
+    return version_intervals(by_item, ["item_id", "ts"], grid).drop("ts")
 
 
 def split_lives(corporate_actions: DataFrame, grid: Grid) -> DataFrame:
@@ -92,24 +94,28 @@ def features_by_position(lives: DataFrame, splits: DataFrame, grid: Grid) -> Dat
     """(item_id, position, session_date, splits, features) of the last bar visible on each position.
 
     One series per item holds each version that is visible in the end, as if known from its own session on; it gives
-    every position but the odd ones. Each odd position has a series of its own: the history as it was visible then.
+    every position but the odd ones. Each odd position has a series of its own: the history as it was visible then. One
+    date alone is never odd.
     """
     key, last = ["item_id", "series"], F.col("leaves") == grid.size
     alive = (F.col("enters") <= F.col("series")) & (F.col("series") < F.col("leaves"))
-    odd = odd_dates(lives, splits, grid).withColumnRenamed("position", "series")
-    as_known_last = with_complete_from(lives.where(last)).withColumn("series", F.lit(_AS_KNOWN_LAST))
-    as_known_then = lives.join(odd, ["item_id"], "inner").where(alive).withColumn("complete_from", F.col("series"))
-    splits_last = splits.where(last).withColumn("series", F.lit(_AS_KNOWN_LAST))
-    splits_then = splits.join(odd, ["item_id"], "inner").where(alive)
-    series = with_splits(as_known_last.unionByName(as_known_then), splits_last.unionByName(splits_then), key)
+    bars = with_complete_from(lives.where(last)).withColumn("series", F.lit(_AS_KNOWN_LAST))
+    splits_by_series = splits.where(last).withColumn("series", F.lit(_AS_KNOWN_LAST))
+    if not grid.is_one:
+        odd = odd_dates(lives, splits, grid).withColumnRenamed("position", "series")
+        known_then = lives.join(odd, ["item_id"], "inner").where(alive).withColumn("complete_from", F.col("series"))
+        bars = bars.unionByName(known_then)
+        splits_by_series = splits_by_series.unionByName(splits.join(odd, ["item_id"], "inner").where(alive))
+    series = with_splits(bars, splits_by_series, key)
     order = Window.partitionBy(*key).orderBy("session_date")
     rows = bar_features(series, key).withColumn("until", F.lead("complete_from", 1).over(order))
     then, is_newest = F.col("series") != _AS_KNOWN_LAST, F.col("until").isNull()
     end = F.when(then, F.col("series") + is_newest.cast("int")).otherwise(F.coalesce("until", F.lit(grid.size)))
     rows = rows.withColumn("until", end).where(F.col("complete_from") < F.col("until"))
     rows = rows.withColumn("position", F.explode(F.sequence("complete_from", F.col("until") - 1)))
-    known_then = odd.select("item_id", F.col("series").alias("position"), F.lit(True).alias("is_odd"))
-    rows = rows.join(known_then, ["item_id", "position"], "left").where(then | F.col("is_odd").isNull())
+    if not grid.is_one:
+        marked = odd.select("item_id", F.col("series").alias("position"), F.lit(True).alias("is_odd"))
+        rows = rows.join(marked, ["item_id", "position"], "left").where(then | F.col("is_odd").isNull())
     return rows.select("item_id", "position", "session_date", "splits", *_OF_BAR)
 
 

@@ -9,14 +9,15 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.features.affinity import portfolio_diversity
-from propensity_spark.features.registry import MONEY_SUM, USER_FEATURES
+from propensity_spark.features.events import money
+from propensity_spark.features.registry import USER_FEATURES
 from propensity_spark.features.windows import (
     Grid,
     Measure,
     attributes_as_of,
+    by_day,
+    changes,
     each_position,
-    entries_and_exits,
-    extremes,
     first_date_intervals,
     running_state,
     union_intervals,
@@ -35,7 +36,7 @@ def user_features(
     In: `events` of `live_events`; silver/activity (only to see from which date on the source has sessions at all);
     silver/users or None; `spending` of `affinity.sector_spending`. Formulas, units and nulls: `registry.FEATURES`.
     """
-    state = each_position(user_state(events, grid)).where(F.col("living") > 0)
+    state = each_position(user_state(events, grid), grid).where(F.col("living") > 0)
     sessions_since = activity.where(F.col("session_id").isNotNull()).agg(F.min("visible_date").alias("sessions_since"))
     keyed = state.join(spending, ["user_id"], "left").withColumn("portfolio_diversity", portfolio_diversity()).drop("spent")
     if users is None:
@@ -44,7 +45,9 @@ def user_features(
         levels = attributes_as_of(users, "user_id", ["risk_tolerance"], grid)
         keyed = keyed.join(levels, ["user_id", "position"], "left").withColumn("risk_level", risk_level(risk_levels))
     day = F.col("as_of_date")
-    plain = keyed.withColumn("as_of_date", grid.day(F.col("position"))).crossJoin(F.broadcast(sessions_since))
+    plain = keyed.withColumns(
+        {"as_of_date": grid.day(F.col("position")), **{name: money(F.col(name)) for name in (f"monetary_{n}d" for n in ORDER_DAYS)}}
+    ).crossJoin(F.broadcast(sessions_since))
     measured = plain.withColumns(
         {
             "day_of_week": F.weekday(day).cast("long") + 1,
@@ -52,7 +55,6 @@ def user_features(
             "tenure_days": F.date_diff(day, F.col("first_event")).cast("long"),
             "sessions_30d": F.when(F.col("sessions_since") <= day, F.col("sessions_30d")),
             "avg_ticket_365d": F.try_divide(F.col("monetary_365d").cast("double"), F.col("frequency_365d").cast("double")),
-            **{f"monetary_{n}d": F.col(f"monetary_{n}d").cast(MONEY_SUM) for n in ORDER_DAYS},
         }
     )
     return with_rfm_scores(measured).select(*USER_FEATURES.column_names)
@@ -62,48 +64,49 @@ def user_state(events: DataFrame, grid: Grid) -> DataFrame:
     """Every sum, distinct count and extreme of a user on positions [position, until); `living`: number of visible events."""
     key = ["user_id"]
     buys = events.where(F.col("event_type") == "buy")
-    orders = with_window_ends(first_date_intervals(buys, ["user_id", "order_id"]), ORDER_DAYS, grid).withColumn(
-        "one", F.lit(1).cast("long")
-    )
-    sessions = events.where(F.col("session_id").isNotNull()).select("user_id", "session_id", "event_date", "enters", "leaves").distinct()
-    visits = union_intervals(with_window_ends(sessions, [30], grid), ["user_id", "session_id"], ["leaves_30"])
-    visits = visits.withColumn("one", F.lit(1).cast("long"))
-    days = _days(events, grid)
-    changes = [
-        entries_and_exits(
-            days,
+    orders = with_window_ends(first_date_intervals(buys, ["user_id", "order_id"], grid), ORDER_DAYS, grid)
+    recent = with_window_ends(events, [30], grid)
+    active_days = union_intervals(recent, ["user_id", "event_date"], ["leaves_30"], grid)
+    sessions = union_intervals(recent.where(F.col("session_id").isNotNull()), ["user_id", "session_id"], ["leaves_30"], grid)
+    parts = [
+        changes(
+            _days(events, grid),
             key,
+            grid,
             [
                 Measure("living", "events", "leaves"),
                 *(Measure(f"views_{n}d", "views", f"leaves_{n}") for n in VIEW_DAYS),
                 *(Measure(f"monetary_{n}d", "money", f"leaves_{n}") for n in ORDER_DAYS),
-                Measure("active_days_30d", "one", "leaves_30", "first_leaves_30"),
             ],
-            grid,
+            latest=["last_buy"],
+            earliest=["first_event"],
         ),
-        entries_and_exits(orders, key, [Measure(f"frequency_{n}d", "one", f"leaves_{n}") for n in ORDER_DAYS], grid),
-        entries_and_exits(visits, key, [Measure("sessions_30d", "one", "leaves_30", "first_leaves_30")], grid),
-        extremes(days, key, ["last_buy", "first_event"], grid),
+        changes(orders, key, grid, [Measure(f"frequency_{n}d", "one", f"leaves_{n}") for n in ORDER_DAYS]),
+        changes(active_days, key, grid, [Measure("active_days_30d", "one", "leaves_30", "first_leaves_30")]),
+        changes(sessions, key, grid, [Measure("sessions_30d", "one", "leaves_30", "first_leaves_30")]),
     ]
     sums = ["living", "active_days_30d", "sessions_30d"]
     sums += [f"views_{n}d" for n in VIEW_DAYS] + [f"monetary_{n}d" for n in ORDER_DAYS] + [f"frequency_{n}d" for n in ORDER_DAYS]
-    together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), changes)
+    together = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), parts)
     return running_state(together, key, grid, sums, latest=["last_buy"], earliest=["first_event"])
 
 
 def _days(events: DataFrame, grid: Grid) -> DataFrame:
-    """One row per user, date and life: events of a day that live and die together count together from here on."""
+    """What each event adds to counts and sums, and which dates it offers, by user and day."""
     is_buy, is_view = F.col("event_type") == "buy", F.col("event_type") == "view"
-    money = F.when(is_buy | (F.col("event_type") == "cancel"), F.col("amount"))
-    days = events.groupBy("user_id", "event_date", "enters", "leaves").agg(
-        F.count("*").alias("events"),
-        F.count_if(is_view).alias("views"),
-        F.sum(money).cast(MONEY_SUM).alias("money"),
-        F.max(F.when(is_buy, F.col("event_date"))).alias("last_buy"),
+    moves_money = is_buy | (F.col("event_type") == "cancel")
+    rows = events.select(
+        "user_id",
+        "event_date",
+        "enters",
+        "leaves",
+        F.lit(1).cast("long").alias("events"),
+        is_view.cast("long").alias("views"),
+        F.when(moves_money, F.col("amount")).alias("money"),
+        F.when(is_buy, F.col("event_date")).alias("last_buy"),
     )
-    days = with_window_ends(days, [*VIEW_DAYS, *ORDER_DAYS], grid)
-    days = union_intervals(days, ["user_id", "event_date"], ["leaves_30"])
-    return days.withColumns({"first_event": F.col("event_date"), "one": F.lit(1).cast("long")})
+    days = by_day(rows, ["user_id"], grid, ["events", "views", "money"], ["last_buy"])
+    return with_window_ends(days, [*VIEW_DAYS, *ORDER_DAYS], grid).withColumn("first_event", F.col("event_date"))
 
 
 def risk_level(risk_levels: Sequence[str]) -> Column:

@@ -1,4 +1,4 @@
-"""The only place that builds window frames, or entries and exits.
+"""The only place that builds entries and exits.
 
 A version of an event counts in a window of N days as of D for exactly the D with
 visible_date ≤ D < min(event_date + N, visible_date of the version that replaces it). Here every date is first turned into
@@ -9,7 +9,7 @@ as-of date at once. Cost depends neither on N nor on dates × events, and late d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -33,9 +33,16 @@ class Grid:
     def size(self) -> int:
         return len(self.dates)
 
+    @property
+    def is_one(self) -> bool:
+        """One date alone: every interval that is left begins at 0 and ends at 1."""
+        return self.size == 1
+
     def position(self, day: Column) -> Column:
         """Position of the first as-of date on or after `day`; `size` when there is none or `day` is null (open end)."""
         first, last = self.dates[0], self.dates[-1]
+        if self.is_one:
+            return F.when(day <= F.lit(first), 0).otherwise(1)
         days = (last - first).days
         known = {(when - first).days: index for index, when in enumerate(self.dates)}
         table, upcoming = [0] * (days + 1), self.size - 1
@@ -88,22 +95,36 @@ def with_window_ends(lives: DataFrame, days: Sequence[int], grid: Grid) -> DataF
     return lives.withColumns({f"leaves_{n}": F.least("leaves", grid.position(F.date_add("event_date", n))) for n in sorted(set(days))})
 
 
-def union_intervals(lives: DataFrame, key: Sequence[str], leaves: Sequence[str]) -> DataFrame:
-    """Add `first_<leaves>` for each end column: [first_…, …) are disjoint and cover what [enters, …) cover per key.
+def by_day(rows: DataFrame, key: Sequence[str], grid: Grid, sums: Sequence[str], latest: Sequence[str] = ()) -> DataFrame:
+    """Rows of a key and day that live and die together, added up: fewer to enter and leave. For one date they stay as they are."""
+    if grid.is_one:
+        return rows
+    added = [*(F.sum(name).alias(name) for name in sums), *(F.max(name).alias(name) for name in latest)]
+    return rows.groupBy(*key, "event_date", "enters", "leaves").agg(*added)
 
-    So a distinct count is a sum: the part of an interval that an earlier one covers already is cut off in front (an
-    interval that is covered wholly becomes empty).
+
+def union_intervals(lives: DataFrame, key: Sequence[str], leaves: Sequence[str], grid: Grid) -> DataFrame:
+    """One row per key and `enters` with, for each end column, `first_<leaves>`, `<leaves>`; and `one`, to be added up.
+
+    The [first_…, …) of a key are disjoint and cover what its [enters, …) cover, so a distinct count is a sum: the part of an
+    interval that an earlier one covers already is cut off in front (one that is covered wholly becomes empty).
     """
+    living = lives.where(reduce(or_, (F.col("enters") < F.col(end) for end in leaves)))
+    longest = living.groupBy(*key, "enters").agg(*(F.max(end).alias(end) for end in leaves), F.lit(1).cast("long").alias("one"))
     before = Window.partitionBy(*key).orderBy("enters").rowsBetween(Window.unboundedPreceding, -1)
-    return lives.withColumns({f"first_{end}": F.greatest("enters", F.max(end).over(before)) for end in leaves})
+    firsts = {end: F.col("enters") if grid.is_one else F.greatest("enters", F.max(end).over(before)) for end in leaves}
+    return longest.withColumns({f"first_{end}": first for end, first in firsts.items()})
 
 
-def first_date_intervals(lives: DataFrame, key: Sequence[str]) -> DataFrame:
+def first_date_intervals(lives: DataFrame, key: Sequence[str], grid: Grid) -> DataFrame:
     """Per key, disjoint [enters, leaves) with `event_date` = the earliest date among the rows that live there.
 
     In: rows with `event_date`, `enters` and `leaves`. An order thus has, on every as-of date, the date of its first
-    event that is visible then, and none where no event is.
+    event that is visible then, and none where no event is. `one` is there to be added up.
     """
+    one = F.lit(1).cast("long").alias("one")
+    if grid.is_one:
+        return lives.groupBy(*key, "enters", "leaves").agg(F.min("event_date").alias("event_date"), one)
     point = F.sort_array(F.array_distinct(F.concat("lives.enters", "lives.leaves")))
 
     def piece(start: Column, index: Column) -> Column:
@@ -117,43 +138,72 @@ def first_date_intervals(lives: DataFrame, key: Sequence[str]) -> DataFrame:
         .agg(F.collect_set(F.struct("event_date", "enters", "leaves")).alias("lives"))
         .withColumn("points", F.when(F.size("lives") > 1, point))
         .withColumn("piece", F.explode(F.when(F.size("lives") == 1, F.col("lives")).otherwise(pieces)))
-        .select(*key, "piece.*")
+        .select(*key, "piece.*", one)
     )
 
 
-def entries_and_exits(lives: DataFrame, key: Sequence[str], measures: Sequence[Measure], grid: Grid) -> DataFrame:
-    """Rows (key, position, one column per measure): what enters (+) and what leaves (−) there; null adds nothing."""
-    points = list(dict.fromkeys([*(m.enters for m in measures), *(m.leaves for m in measures)]))
+def changes(
+    lives: DataFrame,
+    key: Sequence[str],
+    grid: Grid,
+    sums: Sequence[Measure] = (),
+    *,
+    latest: Sequence[str] = (),
+    earliest: Sequence[str] = (),
+) -> DataFrame:
+    """Rows (key, position, …) of which `running_state` makes sums, latest and earliest values; nulls add nothing.
 
-    def change(point: str) -> Column:
-        columns = [F.col(point).cast("int").alias("position")]
-        for m in measures:
-            value = F.when((F.col(m.enters) < F.col(m.leaves)) & (F.col(m.value) != 0), F.col(m.value))
-            nothing = F.when(F.lit(False), F.col(m.value))
-            columns.append((value if point == m.enters else -value if point == m.leaves else nothing).alias(m.name))
-        return F.struct(*columns)
-
-    changes = lives.select(*key, F.explode(F.array(*(change(point) for point in points))).alias("change")).select(*key, "change.*")
-    changed = reduce(or_, (F.col(m.name).isNotNull() for m in measures))
-    return changes.where((F.col("position") < grid.size) & changed)
-
-
-def extremes(lives: DataFrame, key: Sequence[str], values: Sequence[str], grid: Grid) -> DataFrame:
-    """Rows (key, position, `<value>_from`, `<value>_at`) from which `running_state` makes latest and earliest values.
-
-    A value that never leaves holds from its entry on; one that leaves (its version is replaced) is repeated on just the
-    positions it lives on, with an empty row behind it.
+    Of one date nothing enters before it and nothing leaves after it: what lives there is added up per key, and that is all.
     """
-    for_good = F.col("leaves") == grid.size
+    if grid.is_one:
+        return _totals(lives, key, sums, latest, earliest)
+    found = entries_and_exits(lives, key, sums, grid, [*latest, *earliest])
+    extremes = [*latest, *earliest]
+    return found.unionByName(passing(lives, key, extremes, grid), allowMissingColumns=True) if extremes else found
+
+
+def _totals(lives: DataFrame, key: Sequence[str], sums: Sequence[Measure], latest: Sequence[str], earliest: Sequence[str]) -> DataFrame:
+    counts = [F.col(m.enters) < F.col(m.leaves) for m in sums] + [F.col(value).isNotNull() for value in (*latest, *earliest)]
     return (
-        lives.where(F.coalesce(*values).isNotNull())
-        .withColumn("position", F.explode(F.when(for_good, F.array("enters")).otherwise(F.sequence("enters", "leaves"))))
-        .select(
-            *key,
-            "position",
-            *(F.when(for_good, F.col(value)).alias(f"{value}_from") for value in values),
-            *(F.when(~for_good & (F.col("position") < F.col("leaves")), F.col(value)).alias(f"{value}_at") for value in values),
+        lives.where(reduce(or_, counts))
+        .groupBy(*key)
+        .agg(
+            *(F.sum(F.when(F.col(m.enters) < F.col(m.leaves), F.col(m.value))).alias(m.name) for m in sums),
+            *(F.max(value).alias(f"{value}_from") for value in latest),
+            *(F.min(value).alias(f"{value}_from") for value in earliest),
         )
+        .withColumn("position", F.lit(0))
+    )
+
+
+def entries_and_exits(lives: DataFrame, key: Sequence[str], sums: Sequence[Measure], grid: Grid, values: Sequence[str] = ()) -> DataFrame:
+    """Rows (key, position, a column per measure, `<value>_from`): what enters (+) and leaves (−) there; null adds nothing.
+
+    A value that never leaves holds from its entry on; for one that does there is `passing`.
+    """
+    points = list(dict.fromkeys([*(["enters"] if values else []), *(m.enters for m in sums), *(m.leaves for m in sums)]))
+    each_point = F.posexplode(F.array(*(F.col(point).cast("int") for point in points))).alias("point", "position")
+    is_at = {point: F.col("point") == index for index, point in enumerate(points)}
+
+    def change(m: Measure) -> Column:
+        counts = (F.col(m.enters) < F.col(m.leaves)) & (F.col(m.value) != 0)
+        return F.when(counts & is_at[m.enters], F.col(m.value)).when(counts & is_at[m.leaves], -F.col(m.value)).alias(m.name)
+
+    moves = lives.select("*", each_point).select(
+        *key,
+        "position",
+        *(change(m) for m in sums),
+        *(F.when(is_at["enters"] & (F.col("leaves") == grid.size), F.col(value)).alias(f"{value}_from") for value in values),
+    )
+    moved = reduce(or_, (F.col(name).isNotNull() for name in moves.columns if name not in (*key, "position")))
+    return moves.where((F.col("position") < grid.size) & moved)
+
+
+def passing(lives: DataFrame, key: Sequence[str], values: Sequence[str], grid: Grid) -> DataFrame:
+    """Rows (key, position, `<value>_at`): values whose version is replaced, on just the positions it lives on, an empty row behind."""
+    leaving = lives.where((F.col("leaves") < grid.size) & F.coalesce(*values).isNotNull())
+    return leaving.withColumn("position", F.explode(F.sequence("enters", "leaves"))).select(
+        *key, "position", *(F.when(F.col("position") < F.col("leaves"), F.col(value)).alias(f"{value}_at") for value in values)
     )
 
 
@@ -161,6 +211,14 @@ def running_state(
     changes: DataFrame, key: Sequence[str], grid: Grid, sums: Sequence[str], *, latest: Sequence[str] = (), earliest: Sequence[str] = ()
 ) -> DataFrame:
     """The state of each key on positions [position, until), from its changes. Sums start at 0, extremes at null."""
+    if grid.is_one:
+        return changes.groupBy(*key).agg(
+            F.lit(0).alias("position"),
+            F.lit(1).alias("until"),
+            *(F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in sums),
+            *(F.max(f"{name}_from").alias(name) for name in latest),
+            *(F.min(f"{name}_from").alias(name) for name in earliest),
+        )
     order = Window.partitionBy(*key).orderBy("position")
     upto = order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     together = changes.groupBy(*key, "position").agg(
@@ -178,9 +236,10 @@ def running_state(
     )
 
 
-def each_position(state: DataFrame) -> DataFrame:
+def each_position(state: DataFrame, grid: Grid) -> DataFrame:
     """One row per position of [position, until)."""
-    return state.withColumn("position", F.explode(F.sequence("position", F.col("until") - 1))).drop("until")
+    every = F.lit(0) if grid.is_one else F.explode(F.sequence("position", F.col("until") - 1))
+    return state.withColumn("position", every).drop("until")
 
 
 def attributes_as_of(versions: DataFrame, entity: str, columns: Sequence[str], grid: Grid) -> DataFrame:
@@ -188,7 +247,7 @@ def attributes_as_of(versions: DataFrame, entity: str, columns: Sequence[str], g
 
     In: versions of (entity, valid_from) with `valid_to` (null: open). Where several hold, the latest `valid_from` wins.
     """
-    lives = version_intervals(versions, [entity, "valid_from"], grid)
+    lives = version_intervals(versions.repartition(entity), [entity, "valid_from"], grid)  # one shuffle for both groupings
     valid = lives.withColumns(
         {
             "position": F.greatest("enters", grid.position(F.col("valid_from"))),
@@ -196,35 +255,4 @@ def attributes_as_of(versions: DataFrame, entity: str, columns: Sequence[str], g
         }
     ).where(F.col("position") < F.col("until"))
     newest = F.max_by(F.struct(*columns), "valid_from").alias("newest")
-    return each_position(valid).groupBy(entity, "position").agg(newest).select(entity, "position", "newest.*")
-
-
-@dataclass(frozen=True)
-class Rolling:
-    """Aggregates by name over the last `size` rows; `row` numbers the rows of a key from 1."""
-
-    row: str
-    size: int
-    aggregates: Mapping[str, Column]
-
-
-def with_rolling(rows: DataFrame, key: Sequence[str], windows: Sequence[Rolling]) -> DataFrame:
-    """Add `<name>_head` and `<name>_tail` per aggregate: together they are the last `size` rows, each row once.
-
-    Rows are cut into blocks of `size`; the head aggregates from the start of the row's block, the tail from the first
-    row of the window to the end of the block before (null where the head is all). Each is one growing frame, so the cost
-    per row does not depend on `size`, and nothing is subtracted (van Herk 1992). Meaningless where `row` < `size`.
-    """
-    upto = (Window.unboundedPreceding, Window.currentRow)
-    for window in windows:
-        rows = rows.withColumn("block", F.floor((F.col(window.row) - 1) / window.size))
-        block = Window.partitionBy(*key, "block")
-        down, up = block.orderBy(F.desc(window.row)).rowsBetween(*upto), block.orderBy(window.row).rowsBetween(*upto)
-        rows = rows.withColumns({f"{name}_tail": value.over(down) for name, value in window.aggregates.items()})
-        rows = rows.withColumns({f"{name}_head": value.over(up) for name, value in window.aggregates.items()})
-    tails = {}
-    for window in windows:
-        order = Window.partitionBy(*key).orderBy(windows[0].row)
-        for name in window.aggregates:
-            tails[f"{name}_tail"] = F.when(F.col(window.row) % window.size != 0, F.lag(f"{name}_tail", window.size - 1).over(order))
-    return rows.withColumns(tails).drop("block")
+    return each_position(valid, grid).groupBy(entity, "position").agg(newest).select(entity, "position", "newest.*")

@@ -1,4 +1,4 @@
-"""Every feature equals the one that plain Python computes from the definitions, on every date at once."""
+"""Every feature equals the one that plain Python computes from the definitions, on every date at once and on one date alone."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, U
 Row = dict[str, Any]
 LEVELS = ("low", "medium", "high")
 FEW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+GRIDS = st.just(DATES) | st.sampled_from(DATES).map(lambda day: [day])  # several dates take another way than one
 MARKET_DATES = [date(2023, 1, 2), date(2023, 2, 1), date(2023, 6, 30), date(2023, 12, 20), *(date(2024, 1, n) for n in range(2, 27))]
 
 
@@ -45,26 +46,37 @@ def check(found: DataFrame, expected: Iterable[Row], table: Table) -> None:
 
 
 @FEW
-@given(activity(), st.none() | users(), st.none() | items())
-def test_user_features(spark: SparkSession, events: list[Row], profiles: list[Row] | None, catalogue: list[Row] | None) -> None:
-    grid = Grid(tuple(DATES))
+@given(GRIDS, activity(), st.none() | users(), st.none() | items())
+def test_user_features(
+    spark: SparkSession, dates: list[date], events: list[Row], profiles: list[Row] | None, catalogue: list[Row] | None
+) -> None:
+    grid = Grid(tuple(dates))
     silver = frame(spark, events, ACTIVITY)
     item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
     user_frame = None if profiles is None else frame(spark, profiles, USERS)
     live = live_events(silver, grid)
     spending = affinity.sector_spending(live, item_frame, grid)
     found = rfm.user_features(live, silver, user_frame, spending, grid=grid, risk_levels=LEVELS)
-    check(found, (row for day in DATES for row in oracle.user_features(events, profiles, catalogue, day, LEVELS)), USER_FEATURES)
+    check(found, (row for day in dates for row in oracle.user_features(events, profiles, catalogue, day, LEVELS)), USER_FEATURES)
 
 
 @FEW
 @given(
-    activity(), st.none() | items(), st.sampled_from([(False, False), (True, False), (True, True)]), st.sampled_from([(30, 365), (7, 90)])
+    GRIDS,
+    activity(),
+    st.none() | items(),
+    st.sampled_from([(False, False), (True, False), (True, True)]),
+    st.sampled_from([(30, 365), (7, 90)]),
 )
 def test_user_item_features(
-    spark: SparkSession, events: list[Row], catalogue: list[Row] | None, rule: tuple[bool, bool], days: tuple[int, int]
+    spark: SparkSession,
+    dates: list[date],
+    events: list[Row],
+    catalogue: list[Row] | None,
+    rule: tuple[bool, bool],
+    days: tuple[int, int],
 ) -> None:
-    grid = Grid(tuple(DATES))
+    grid = Grid(tuple(dates))
     chosen = CandidateSettings(
         viewed_days=days[0],
         held_days=days[1],
@@ -78,16 +90,16 @@ def test_user_item_features(
     live = live_events(frame(spark, events, ACTIVITY), grid)
     spending, known = affinity.sector_spending(live, item_frame, grid), affinity.item_dates(live, item_frame, grid)
     found = candidates.user_item_features(live, known, spending, grid, chosen)
-    expected = (row for day in DATES for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
+    expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
     check(found, expected, USER_ITEM_FEATURES)
 
 
 @FEW
-@given(market(), st.none() | items())
-def test_market_features(spark: SparkSession, feed: tuple[list[Row], list[Row]], catalogue: list[Row] | None) -> None:
+@given(st.just(MARKET_DATES) | st.sampled_from(MARKET_DATES).map(lambda day: [day]), market(), st.none() | items())
+def test_market_features(spark: SparkSession, dates: list[date], feed: tuple[list[Row], list[Row]], catalogue: list[Row] | None) -> None:
     bars, actions = feed
     item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
     found = market_module.market_features(
-        frame(spark, bars, BARS), frame(spark, actions, CORPORATE_ACTIONS), item_frame, Grid(tuple(MARKET_DATES))
+        frame(spark, bars, BARS), frame(spark, actions, CORPORATE_ACTIONS), item_frame, Grid(tuple(dates))
     )
-    check(found, (row for day in MARKET_DATES for row in oracle.market_features(bars, actions, catalogue, day)), MARKET_FEATURES)
+    check(found, (row for day in dates for row in oracle.market_features(bars, actions, catalogue, day)), MARKET_FEATURES)

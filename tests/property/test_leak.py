@@ -42,16 +42,17 @@ def rows_of(found: DataFrame) -> list[str]:
 
 
 @FEW
-@given(st.sampled_from(DATES), activity(), activity(), st.tuples(users(), users()), st.tuples(items(), items()))
+@given(st.sampled_from(DATES), st.booleans(), activity(), activity(), st.tuples(users(), users()), st.tuples(items(), items()))
 def test_user_and_pair_features_do_not_see_the_future(
     spark: SparkSession,
     day: date,
+    alone: bool,
     events: list[Row],
     more: list[Row],
     profiles: tuple[list[Row], list[Row]],
     catalogues: tuple[list[Row], list[Row]],
 ) -> None:
-    grid = Grid((day,))
+    grid = Grid((day,) if alone else tuple(each for each in DATES if each <= day))
 
     def features(events: list[Row], profiles: list[Row], catalogue: list[Row]) -> tuple[list[str], list[str]]:
         silver, item_frame = frame(spark, events, ACTIVITY), frame(spark, catalogue, ITEMS)
