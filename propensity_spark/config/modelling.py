@@ -110,6 +110,10 @@ class TrainSettings(Section):
 class EvaluateSettings(Section):
     """`new_user_days`: a user whose first event is fewer days before D counts as new in the report.
 
+    Gates for promotion: the ROC-AUC must exceed that of the baseline and of the champion by more than its margin, and over the champion
+    not just as found but with the lower end of its paired 95% interval (`champion_margin_by: found` asks for less; a negative margin asks
+    for "no worse"); calibration error, the AUC of the worst segment with `min_segment_purchases`, the AUC of a single feature on the
+    training slice, and the share of training rows whose label one feature decides have limits.
     `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
     """
 
@@ -120,7 +124,12 @@ class EvaluateSettings(Section):
     seed: Count = 11
     auc_margin_over_baseline: float = 0.0
     auc_margin_over_champion: float = 0.0
+    champion_margin_by: Literal["lower_bound", "found"] = "lower_bound"
     max_calibration_error: Share = 0.05
+    min_segment_auc: Share = 0.5
+    min_segment_purchases: Positive = 50
+    max_feature_auc: Share = 0.95
+    max_decided_share: Share = 0.5
     top_k: tuple[Positive, ...] = (1, 5, 10)
     refused: Literal["report", "fail"] = "report"
 

@@ -114,6 +114,12 @@ def notes(settings: Settings, found: Mapping[str, Any], strangers: int) -> list[
             f"{strangers:,} purchases in the test windows were made by users without any event by the as-of date. They are outside the "
             "population and count nowhere."
         )
+    off = [name.replace("_", " ") for name, one in found.get("segments", {}).items() if one.get("calibrated") is False]
+    if off:
+        said.append(
+            f"The probabilities are calibrated over all users together, not inside each segment: among {', '.join(off)} the interval of "
+            "purchases over expected purchases leaves 1 out."
+        )
     if found["purchases"] < FEW_PURCHASES:
         said.append(f"Only {found['purchases']} purchases in the test slice: intervals are wide and themselves uncertain.")
     said.append("The threshold was chosen on the calibration slice, the test slice was not looked at before this report.")

@@ -92,7 +92,8 @@ def minimal(*scores: str, ranked: bool = False) -> dict[str, Any]:
 
 def segment() -> dict[str, Any]:
     found = {name: estimate(0.7) for name in report.METRIC_NAMES}
-    return {"rows": 991, "purchases": 100, "challenger": found, "baseline": found}
+    right = {"observed_over_expected": estimate(1.0), "calibrated": True}
+    return {"rows": 991, "purchases": 100, "challenger": found, "baseline": found} | right
 
 
 def full() -> dict[str, Any]:
@@ -101,6 +102,8 @@ def full() -> dict[str, Any]:
     numbers["decision"] |= {"outcome": "promoted", "champion_before": "1", "sentence": "version 2 promoted"}
     numbers["evaluation"] |= {"lists": 88, "candidates": {"purchases": 120, "missed": 20, "recall": estimate(0.83)}}
     truth = {name: estimate(0.8) for name in report.METRIC_NAMES}
+    private = {"observed_over_expected": estimate(1.3), "calibrated": False, "challenger": truth, "rows": 77, "purchases": 51}
+    numbers["evaluation"]["segments"]["user_segment: private"] = private
     drift = {"as_of_date": "2024-03-01", "limit": 0.2, "note": None}
     return numbers | {
         "explain": {
@@ -139,6 +142,7 @@ def full() -> dict[str, Any]:
             drift | {"subject": "silver/activity", "measure": "age_days", "value": 9.0, "limit": None, "breached": True},
         ],
         "notes": ["Read <this>."],
+        "leaks": [{"feature": "saw_checkout", "auc": 0.931, "decided_share": 0.625}],
     }
 
 
@@ -160,6 +164,9 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "1,234,567",
         "user missing",
         "Read &lt;this&gt;.",
+        "user segment: private",
+        "saw_checkout",
+        "62.5%",
         "AUC &lt;low&gt;",
     ):
         assert words in page, words

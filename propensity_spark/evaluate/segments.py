@@ -1,0 +1,81 @@
+"""The test rows apart: new and returning users, and each value of the users' own segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from propensity_spark.errors import OneClassOnly
+from propensity_spark.evaluate import metrics as M
+from propensity_spark.evaluate.bootstrap import Floats
+
+USER_SEGMENT = "user_segment"
+MOST_SEGMENTS = 8
+_COARSE = 8  # of so many cut points a user segment keeps one: fewer rows need fewer bins
+
+Tallies = dict[str, dict[str, M.Tally]]
+
+
+def tally_apart(
+    rows: DataFrame, edges: Mapping[str, M.Edges], rounds: int, seed: int, missed: Floats
+) -> tuple[dict[str, M.Tally], Tallies]:
+    """Tallies of all rows by score, and by segment and score, in one pass.
+
+    `rows`: user_id, label, `is_new_user`, one column per score in `edges` and, where the users have segments, `user_segment`.
+    A segment is `new`, `returning` or `user_segment: <value>`; these last are the eight with the most rows, tallied for the
+    challenger alone and in coarser bins. Users without a value are in none of them.
+    """
+    columns, cuts, places = {}, {}, {}
+    for segment, who in _segments(rows).items():
+        of_user = segment.startswith(USER_SEGMENT)
+        for score in ("challenger",) if of_user else edges:
+            name = f"score {len(columns)}"
+            columns[name] = F.when(who, F.col(score))
+            cuts[name] = M.thinned(edges[score], _COARSE) if of_user else edges[score]
+            places[name] = (segment, score)
+    counted = M.tally(rows.select("user_id", "label", *(column.alias(name) for name, column in columns.items())), cuts, rounds, seed)
+    apart: Tallies = {}
+    for name, (segment, score) in places.items():
+        apart.setdefault(segment, {})[score] = counted[name]
+    whole = {score: M.united([apart[segment][score] for segment in ("new", "returning")], missed) for score in edges}
+    return whole, apart
+
+
+def segment_numbers(apart: Tallies, scores: tuple[str, ...]) -> dict[str, Any]:
+    """Segment → rows, purchases, metrics of the `scores` it has, and purchases over expected ones; `note` instead where one class
+    is all there is.
+
+    `calibrated`: the interval of purchases over expected purchases holds 1.
+    """
+    found: dict[str, Any] = {}
+    for segment, tallies in apart.items():
+        challenger = tallies["challenger"]
+        try:
+            M.require_both_classes(challenger, f"{segment} users" if segment in ("new", "returning") else segment)
+        except OneClassOnly as error:
+            found[segment] = {"note": str(error)}
+            continue
+        ratio = M.estimate(M.observed_over_expected(challenger))
+        low, high = ratio["low"], ratio["high"]
+        found[segment] = {
+            "rows": int(challenger.total[0]),
+            "purchases": int(challenger.hits[0]),
+            "observed_over_expected": ratio,
+            "calibrated": None if low is None or high is None else low <= 1 <= high,
+            **{score: {name: M.estimate(f(tallies[score])) for name, f in M.METRICS.items()} for score in scores if score in tallies},
+        }
+    return found
+
+
+def _segments(rows: DataFrame) -> dict[str, Column]:
+    """Segment → whether a row belongs to it."""
+    new = F.col("is_new_user")
+    found = {"new": new, "returning": ~new}
+    if USER_SEGMENT in rows.columns:
+        counted = rows.where(F.col(USER_SEGMENT).isNotNull()).groupBy(USER_SEGMENT).agg(F.count("*").alias("n"))
+        most = counted.orderBy(F.desc("n"), USER_SEGMENT).limit(MOST_SEGMENTS).collect()
+        found |= {f"{USER_SEGMENT}: {row[0]}": F.col(USER_SEGMENT) == row[0] for row in most}
+    return found
