@@ -62,7 +62,16 @@ def assess(
     scored = keep(scored if user_segments is None else scored.join(user_segments, ["user_id", "as_of_date"], "left"))
     try:
         threshold = challenger.threshold if settings.score.threshold is None else settings.score.threshold
-        found = evaluate(scored, bought, grain=settings.grain, base_rate=baseline.base_rate, threshold=threshold, settings=options)
+        found = evaluate(
+            scored,
+            bought,
+            grain=settings.grain,
+            base_rate=baseline.base_rate,
+            threshold=threshold,
+            settings=options,
+            score=settings.score,
+        )
+        found["threshold"]["by"] = challenger.threshold_by if settings.score.threshold is None else "set"
         limits = {"bins": options.bins, "rounds": options.bootstrap_rounds, "seed": options.seed}
         reached = None if truth is None else ceiling(scored, truth, key, **limits)
     finally:

@@ -228,12 +228,17 @@ METRICS: dict[str, Callable[[Tally], Floats]] = {
 }
 
 
+def first_bin(t: Tally, cut: float) -> int:
+    """The lowest bin of the scores at or above `cut`, exactly when that is one of the edges."""
+    return int(np.searchsorted(t.edges.bins, cut, side="left")) + 1 if cut > 0 else 0
+
+
 def at_threshold(t: Tally, threshold: float) -> dict[str, Floats]:
     """Confusion counts and precision, recall, F1 when rows at or above `threshold` are predicted to purchase.
 
     Recall counts purchases outside the candidates as missed. Exact when the threshold is one of the edges.
     """
-    chosen = slice(int(np.searchsorted(t.edges.bins, threshold, side="left")) + 1, None) if threshold > 0 else slice(None)
+    chosen = slice(first_bin(t, threshold), None)
     true, predicted = t.positives[chosen].sum(axis=0), t.rows[chosen].sum(axis=0)
     purchases = t.hits + t.missed
     return {

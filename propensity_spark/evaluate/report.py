@@ -45,11 +45,11 @@ def render(report: Mapping[str, Any], path: Path) -> None:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"estimate": estimate_text, "count": _count, "percent": _percent, "decimal": _decimal}
+    environment.filters |= FILTERS
     empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "stages", "quality", "notes"), ())
     optional = empty | dict.fromkeys(("explain", "ceiling", "drift"))
     page = environment.get_template("report.html.j2").render(
-        **optional | dict(report), pictures=pictures(report), metric_names=_metric_names(report), score_names=NAMES, gate_names=GATE_NAMES
+        **optional | dict(report), pictures=pictures(report), metric_names=metric_names(report), score_names=NAMES, gate_names=GATE_NAMES
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -103,7 +103,7 @@ def flat_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     return {name.replace("@", "_at_"): number for name, number in flat.items() if number is not None}
 
 
-def _metric_names(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+def metric_names(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
     """Title, meaning and better direction of every metric in the report, those per user's list included."""
     ranked = [name for name in report["evaluation"]["metrics"]["challenger"] if "@" in name]
     meanings = {
@@ -129,3 +129,6 @@ def _percent(value: float, digits: int = 1) -> str:
 
 def _decimal(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+FILTERS = {"estimate": estimate_text, "count": _count, "percent": _percent, "decimal": _decimal}

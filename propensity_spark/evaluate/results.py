@@ -9,29 +9,39 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from propensity_spark.config import EvaluateSettings
+from propensity_spark.config import EvaluateSettings, ScoreSettings
 from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import Floats, bootstrap_totals
 from propensity_spark.evaluate.ranking import mean_over_lists, outside_candidates, user_lists
 from propensity_spark.evaluate.segments import USER_SEGMENT, segment_numbers, tally_apart
+from propensity_spark.evaluate.worth import cuts, worth
 from propensity_spark.schemas import grain_key
 
 RIVALS = ("baseline", "champion")
 COMPARED_APART = ("challenger", "baseline")
 SCORES = {"challenger": "probability", "baseline": "baseline_probability", "champion": "champion_probability"}
 CURVE_POINTS = 200
+_USUAL = ScoreSettings()
 HISTOGRAM_BINS_PER_LOGIT = 4
 
 
 def evaluate(
-    scored: DataFrame, purchases: DataFrame, *, grain: str, base_rate: float, threshold: float, settings: EvaluateSettings
+    scored: DataFrame,
+    purchases: DataFrame,
+    *,
+    grain: str,
+    base_rate: float,
+    threshold: float,
+    settings: EvaluateSettings,
+    score: ScoreSettings = _USUAL,
 ) -> dict[str, Any]:
     """Everything the report says about the scores, as plain numbers; each estimate is {value, low, high}, low and high the 95% interval.
 
     `scored`: the test candidates, unsampled: key, `label`, `probability` (the challenger's), `baseline_probability`,
     `is_new_user`, optionally `champion_probability` and `user_segment`; read several times, so cached by the caller. `purchases`: every
     purchase of the population in the test windows, candidate or not. `base_rate`: the training slice's purchase rate.
-    Differences are challenger − rival in the same bootstrap rounds. Raises OneClassOnly when all labels are equal.
+    `score`: limits of the segments, value and cost. Differences are challenger − rival in the same bootstrap rounds. Raises
+    OneClassOnly when all labels are equal.
     """
     names = {score: column for score, column in SCORES.items() if column in scored.columns}
     key = grain_key(grain)
@@ -40,7 +50,7 @@ def evaluate(
     rounds, seed = settings.bootstrap_rounds, settings.seed
     missing = outside_candidates(rows, purchases, key).withColumn("missed", F.lit(1.0))
     missed = bootstrap_totals(missing, ["missed"], rounds, seed)[0]
-    edges = M.find_edges(rows, list(names), settings.bins, {"challenger": [threshold]})
+    edges = M.find_edges(rows, list(names), settings.bins, {"challenger": cuts(threshold, score)})
     tallies, apart = tally_apart(rows, edges, rounds, seed, missed)
     challenger = tallies["challenger"]
     M.require_both_classes(challenger, "test slice")
@@ -71,6 +81,7 @@ def evaluate(
         },
         "segments": segment_numbers(apart, COMPARED_APART),
         "threshold": {"value": threshold, **{name: M.estimate(found) for name, found in M.at_threshold(challenger, threshold).items()}},
+        "worth": worth(challenger, threshold, score),
         "deciles": {name: [M.estimate(row) for row in found] for name, found in M.deciles(challenger).items()},
         "curves": {score: _curves(tallies[score]) for score in names},
         "reliability": _reliability(challenger),

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import ChallengerRefused
-from propensity_spark.evaluate import context, report
+from propensity_spark.evaluate import card, context, report
 from propensity_spark.evaluate.heldout import assess
 from propensity_spark.evaluate.segments import USER_SEGMENT
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
@@ -75,11 +75,12 @@ def _reports(run: Run) -> Path | None:
 
 
 def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:
-    """Write the report, log it to MLflow; returns where it lies, for people."""
+    """Write the report and the model card, log both to MLflow; returns where the report lies, for people."""
     reports = _reports(run)
     with tempfile.TemporaryDirectory() as aside:
         page, data = report.write(numbers, reports or Path(aside), run.as_of)
-        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data])
+        cards = card.write(numbers, page.parent)
+        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data, *cards])
     return str(page) if reports else f"MLflow, evaluation/report.html of version {version} ({run.lake.root} is not a local folder)"
 
 
