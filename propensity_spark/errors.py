@@ -111,6 +111,10 @@ class NotScored(PropensityError):
     """The user, or the pair, has no score on a date that is to be explained."""
 
 
+class NotEnoughUsers(PropensityError):
+    """An experiment has no users to plan with, or none in one of its arms."""
+
+
 class NothingToPublish(PropensityError):
     """There is not one score for the date; what was published before stays."""
 
