@@ -155,7 +155,7 @@ def test_assess_decides_on_the_same_rows(spark: SparkSession) -> None:
     bought = frame.where("split = 'test' and label = 1").select("user_id", "as_of_date")
     challenger, champion = model_of(rows), model_of(rows, version="1", rounds=1)
     truth = bought.select("user_id", F.lit(None).cast("string").alias("item_id"), "as_of_date", F.lit(0.5).alias("probability"))
-    options = settings_of(max_calibration_error=1.0, auc_margin_over_baseline=-1.0, auc_margin_over_champion=-1.0)
+    options = settings_of(max_calibration_error=1.0, auc_margin_over_baseline=-1.0, auc_margin_over_champion=-1.0, min_segment_purchases=1)
     sections, decision = assess(
         frame,
         bought,
