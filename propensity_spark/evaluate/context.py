@@ -121,7 +121,7 @@ def notes(settings: Settings, found: Mapping[str, Any], strangers: int) -> list[
     off = [name.replace("_", " ") for name, one in found.get("segments", {}).items() if one.get("calibrated") is False]
     if off:
         said.append(
-            f"The probabilities are calibrated over all users together, not inside each segment: among {', '.join(off)} the interval of "
+            f"The probabilities are calibrated over all users together, not inside each segment: for {', '.join(off)} the interval of "
             "purchases over expected purchases leaves 1 out."
         )
     if found["purchases"] < FEW_PURCHASES:

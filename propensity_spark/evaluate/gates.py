@@ -68,7 +68,7 @@ def decide(
 
     `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the
     champion with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its
-    limit, no segment (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
+    limit, no segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
     `leaks.alone`) know or decide more of the label alone than its own. What cannot be judged, for want of segments or bins,
     is no gate. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
     the rest says: a champion is never taken down here.

@@ -1,4 +1,4 @@
-"""The test rows apart: new and returning users, and each value of the users' own segment."""
+"""The test rows apart: new and returning users, each date, and each value of the users' own segment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from propensity_spark.evaluate.bootstrap import Floats
 
 USER_SEGMENT = "user_segment"
 MOST_SEGMENTS = 8
-_COARSE = 8  # of so many cut points a user segment keeps one: fewer rows need fewer bins
+HALVES = ("new", "returning")  # share no row, and together are all
+_COARSE = 8  # of so many cut points another segment keeps one: fewer rows need fewer bins
 
 Tallies = dict[str, dict[str, M.Tally]]
 
@@ -24,23 +25,24 @@ def tally_apart(
 ) -> tuple[dict[str, M.Tally], Tallies]:
     """Tallies of all rows by score, and by segment and score, in one pass.
 
-    `rows`: user_id, label, `is_new_user`, one column per score in `edges` and, where the users have segments, `user_segment`.
-    A segment is `new`, `returning` or `user_segment: <value>`; these last are the eight with the most rows, tallied for the
-    challenger alone and in coarser bins. Users without a value are in none of them.
+    `rows`: user_id, as_of_date, label, `is_new_user`, one column per score in `edges` and, where the users have segments, `user_segment`.
+    A segment is `new`, `returning`, `as of <date>` (the last eight, where there are two or more) or `user_segment: <value>` (the
+    eight with the most rows; users without a value are in none). All but the first two are tallied for the challenger alone and in
+    coarser bins.
     """
     columns, cuts, places = {}, {}, {}
     for segment, who in _segments(rows).items():
-        of_user = segment.startswith(USER_SEGMENT)
-        for score in ("challenger",) if of_user else edges:
+        whole_score = segment in HALVES
+        for score in edges if whole_score else ("challenger",):
             name = f"score {len(columns)}"
             columns[name] = F.when(who, F.col(score))
-            cuts[name] = M.thinned(edges[score], _COARSE) if of_user else edges[score]
+            cuts[name] = edges[score] if whole_score else M.thinned(edges[score], _COARSE)
             places[name] = (segment, score)
     counted = M.tally(rows.select("user_id", "label", *(column.alias(name) for name, column in columns.items())), cuts, rounds, seed)
     apart: Tallies = {}
     for name, (segment, score) in places.items():
         apart.setdefault(segment, {})[score] = counted[name]
-    whole = {score: M.united([apart[segment][score] for segment in ("new", "returning")], missed) for score in edges}
+    whole = {score: M.united([apart[segment][score] for segment in HALVES], missed) for score in edges}
     return whole, apart
 
 
@@ -54,7 +56,7 @@ def segment_numbers(apart: Tallies, scores: tuple[str, ...]) -> dict[str, Any]:
     for segment, tallies in apart.items():
         challenger = tallies["challenger"]
         try:
-            M.require_both_classes(challenger, f"{segment} users" if segment in ("new", "returning") else segment)
+            M.require_both_classes(challenger, f"{segment} users" if segment in HALVES else segment)
         except OneClassOnly as error:
             found[segment] = {"note": str(error)}
             continue
@@ -73,7 +75,10 @@ def segment_numbers(apart: Tallies, scores: tuple[str, ...]) -> dict[str, Any]:
 def _segments(rows: DataFrame) -> dict[str, Column]:
     """Segment → whether a row belongs to it."""
     new = F.col("is_new_user")
-    found = {"new": new, "returning": ~new}
+    found = dict(zip(HALVES, (new, ~new), strict=True))
+    dates = sorted(row[0] for row in rows.select("as_of_date").distinct().orderBy(F.desc("as_of_date")).limit(MOST_SEGMENTS).collect())
+    if len(dates) > 1:
+        found |= {f"as of {day}": F.col("as_of_date") == F.lit(day) for day in dates}
     if USER_SEGMENT in rows.columns:
         counted = rows.where(F.col(USER_SEGMENT).isNotNull()).groupBy(USER_SEGMENT).agg(F.count("*").alias("n"))
         most = counted.orderBy(F.desc("n"), USER_SEGMENT).limit(MOST_SEGMENTS).collect()

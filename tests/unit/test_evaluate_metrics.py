@@ -203,10 +203,15 @@ def test_each_segment_is_measured_as_if_alone(spark: SparkSession) -> None:
         assert M.roc_auc(whole[score]) == pytest.approx(M.roc_auc(at_once[score]))
         assert M.calibration_error(whole[score]) == pytest.approx(M.calibration_error(at_once[score]))
     found = segment_numbers(apart, ("challenger", "baseline"))
-    assert list(found) == ["new", "returning", "user_segment: big", "user_segment: none", "user_segment: odd.one"]
+    segments = ["user_segment: big", "user_segment: none", "user_segment: odd.one"]
+    assert list(found) == ["new", "returning", f"as of {D}", f"as of {E}", *segments]
     assert found["user_segment: none"] == {"note": found["user_segment: none"]["note"]}
-    for name, one in (("user_segment: big", "big"), ("user_segment: odd.one", "odd.one")):
-        part = rows[rows["user_segment"] == one]
+    for name, column, one in (
+        ("user_segment: big", "user_segment", "big"),
+        ("user_segment: odd.one", "user_segment", "odd.one"),
+        (f"as of {E}", "as_of_date", E),
+    ):
+        part = rows[rows[column] == one]
         assert (found[name]["rows"], found[name]["purchases"]) == (len(part), part["label"].sum())
         assert found[name]["challenger"]["roc_auc"]["value"] == pytest.approx(roc_auc_score(part["label"], part["probability"]), abs=0.003)
         assert found[name]["observed_over_expected"]["value"] == pytest.approx(part["label"].sum() / part["probability"].sum())
@@ -233,7 +238,7 @@ def test_evaluation_at_both_grains(spark: SparkSession) -> None:
         found["metrics"]["challenger"]["roc_auc"]["value"] - found["metrics"]["baseline"]["roc_auc"]["value"]
     )
     assert found["segments"]["new"]["rows"] + found["segments"]["returning"]["rows"] == len(rows)
-    assert set(found["segments"]) == {"new", "returning"}
+    assert list(found["segments"]) == ["new", "returning", f"as of {D}", f"as of {E}"]
     assert found["curves"]["challenger"]["recall"][-1] == pytest.approx(found["candidates"]["recall"]["value"], abs=1e-5)
     assert sum(one["rows"] for one in found["histogram"]) == len(rows)
     user_rows = rows.drop_duplicates(["user_id", "as_of_date"]).drop(columns="item_id").assign(is_new_user=False)
