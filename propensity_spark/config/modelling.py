@@ -114,8 +114,8 @@ class EvaluateSettings(Section):
 
     Gates for promotion: the ROC-AUC must exceed that of the baseline and of the champion by more than its margin, and over the champion
     not just as found but with the lower end of its paired 95% interval (`champion_margin_by: found` asks for less; a negative margin asks
-    for "no worse"); calibration error, the AUC of the worst segment or date with `min_segment_purchases`, the AUC of a single feature on the
-    training slice, and the share of training rows whose label one feature decides have limits.
+    for "no worse"). Limits have: calibration error; the AUC of the worst segment or date that has `min_segment_purchases`; the AUC of a
+    single feature on the training slice; and the share of the training rows whose label a single feature decides.
     `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
     """
 
