@@ -49,4 +49,5 @@ def _alone(feature: str, bought: Floats, others: Floats) -> Alone:
     auc = (bought[order] * (below + others[order] / 2)).sum() / (bought.sum() * others.sum())
     rate = bought.sum() / rows.sum()
     decided = ((bought == 0) & (rows * rate >= SURE_ROWS)) | ((others == 0) & (rows * (1 - rate) >= SURE_ROWS))
-    return Alone(feature, float(auc), float(rows[decided].sum() / rows.sum()))
+    share = rows[decided].sum() / rows.sum()
+    return Alone(feature, round(float(auc), 9), round(float(share), 9))  # sums of weights depend on their order in the last digits

@@ -18,7 +18,6 @@ from propensity_spark.evaluate.worth import cuts, worth
 from propensity_spark.schemas import grain_key
 
 RIVALS = ("baseline", "champion")
-COMPARED_APART = ("challenger", "baseline")
 SCORES = {"challenger": "probability", "baseline": "baseline_probability", "champion": "champion_probability"}
 CURVE_POINTS = 200
 _USUAL = ScoreSettings()
@@ -79,7 +78,7 @@ def evaluate(
             "missed": int(missed[0]),
             "recall": M.estimate(M.candidate_recall(challenger)),
         },
-        "segments": segment_numbers(apart, COMPARED_APART),
+        "segments": segment_numbers(apart),
         "threshold": {"value": threshold, **{name: M.estimate(found) for name, found in M.at_threshold(challenger, threshold).items()}},
         "worth": worth(challenger, threshold, score),
         "deciles": {name: [M.estimate(row) for row in found] for name, found in M.deciles(challenger).items()},

@@ -13,9 +13,10 @@ from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import Floats
 
 USER_SEGMENT = "user_segment"
+COMPARED_APART = ("challenger", "baseline")
 MOST_SEGMENTS = 8
 HALVES = ("new", "returning")  # share no row, and together are all
-_COARSE = 8  # of so many cut points another segment keeps one: fewer rows need fewer bins
+_COARSE = 16  # of so many cut points another segment keeps one: fewer rows need fewer bins
 
 Tallies = dict[str, dict[str, M.Tally]]
 
@@ -28,27 +29,28 @@ def tally_apart(
     `rows`: user_id, as_of_date, label, `is_new_user`, one column per score in `edges` and, where the users have segments, `user_segment`.
     A segment is `new`, `returning`, `as of <date>` (the last eight, where there are two or more) or `user_segment: <value>` (the
     eight with the most rows; users without a value are in none). All but the first two are tallied for the challenger alone and in
-    coarser bins.
+    coarser bins, the first two for challenger and baseline; another score is tallied over all rows only.
     """
     columns, cuts, places = {}, {}, {}
     for segment, who in _segments(rows).items():
-        whole_score = segment in HALVES
-        for score in edges if whole_score else ("challenger",):
+        for score in COMPARED_APART if segment in HALVES else ("challenger",):
             name = f"score {len(columns)}"
             columns[name] = F.when(who, F.col(score))
-            cuts[name] = edges[score] if whole_score else M.thinned(edges[score], _COARSE)
+            cuts[name] = edges[score] if segment in HALVES else M.thinned(edges[score], _COARSE)
             places[name] = (segment, score)
-    counted = M.tally(rows.select("user_id", "label", *(column.alias(name) for name, column in columns.items())), cuts, rounds, seed)
+    others = [score for score in edges if score not in COMPARED_APART]
+    parts = [column.alias(name) for name, column in columns.items()]
+    counted = M.tally(rows.select("user_id", "label", *others, *parts), cuts | {score: edges[score] for score in others}, rounds, seed)
     apart: Tallies = {}
     for name, (segment, score) in places.items():
         apart.setdefault(segment, {})[score] = counted[name]
-    whole = {score: M.united([apart[segment][score] for segment in HALVES], missed) for score in edges}
-    return whole, apart
+    whole = {score: [counted[score]] if score in others else [apart[half][score] for half in HALVES] for score in edges}
+    return {score: M.united(halves, missed) for score, halves in whole.items()}, apart
 
 
-def segment_numbers(apart: Tallies, scores: tuple[str, ...]) -> dict[str, Any]:
-    """Segment → rows, purchases, metrics of the `scores` it has, and purchases over expected ones; `note` instead where one class
-    is all there is.
+def segment_numbers(apart: Tallies) -> dict[str, Any]:
+    """Segment → rows, purchases, metrics of the scores it has, and purchases over expected ones; `note` instead where one class is
+    all there is.
 
     `calibrated`: the interval of purchases over expected purchases holds 1.
     """
@@ -67,7 +69,7 @@ def segment_numbers(apart: Tallies, scores: tuple[str, ...]) -> dict[str, Any]:
             "purchases": int(challenger.hits[0]),
             "observed_over_expected": ratio,
             "calibrated": None if low is None or high is None else low <= 1 <= high,
-            **{score: {name: M.estimate(f(tallies[score])) for name, f in M.METRICS.items()} for score in scores if score in tallies},
+            **{score: {name: M.estimate(f(tallies[score])) for name, f in M.METRICS.items()} for score in tallies},
         }
     return found
 
