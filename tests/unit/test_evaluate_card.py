@@ -19,7 +19,7 @@ def test_the_card_has_data_metrics_segments_gates_and_limits(tmp_path: Path) -> 
         "| AUC ahead of recency and popularity (above the limit) | 0.0000 | 0.01 | no |",
         "| user segment: private | 77 | 51 | 0.800 [0.790, 0.810] | 1.300 [1.290, 1.310] | no |",
         "| new | new users: found 0 purchases in 9 rows | | | | |",
-        "Calibrated by beta regression: smallest log loss on 2024-01-19.",
+        "Calibrated by the beta method: smallest log loss on 2024-01-19.",
         "Decision threshold 20.00%, chosen by profit: precision 0.500 [0.490, 0.510]",
         r"- Read \<this\>.",
     ):
