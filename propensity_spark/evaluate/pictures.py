@@ -215,7 +215,12 @@ def _profit(worth: Mapping[str, Any]) -> Figure:
     axes.axhline(0, color=INK, lw=0.8)
     chosen = worth["contacted_share"]
     axes.axvline(chosen, color=INK, lw=1, ls=(0, (5, 2)), label=f"At the threshold: {_rate(chosen)} contacted")
-    axes.set(xlabel="Share of candidates contacted", ylabel="Profit", xlim=(0, 1))
+    best = max(value)
+    worth_seeing = max((n for n, profit in enumerate(value) if profit >= -best), default=0) + 1  # beyond it is loss alone
+    right = shares[min(worth_seeing, len(shares) - 1)] if best > 0 else 1.0
+    axes.set(xlabel="Share of candidates contacted", ylabel="Profit", xlim=(0, max(right, min(1.2 * chosen, 1.0))))
+    if best > 0:
+        axes.set_ylim(-1.2 * best, 1.25 * best)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _rate(share)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda money, _: f"{money:,.0f}"))
     axes.legend(loc="best")
