@@ -47,4 +47,6 @@ def _cell(text: object) -> str:
 
 
 def _gate_text(gate: Mapping[str, Any]) -> str:
+    if gate["found"] >= 100:
+        return f"{gate['found']:,.0f}"
     return estimate_text({"value": gate["found"], "low": gate["low"], "high": gate["high"]}, 4)

@@ -63,15 +63,16 @@ def decide(
     calibration_error: Estimate,
     segments: Mapping[str, Mapping[str, Any]] | None = None,
     leaks: Sequence[Alone] = (),
+    rows_per_second: float | None = None,
 ) -> Decision:
     """Weigh a challenger (version) against the baseline and the champion (version, None: there is none yet).
 
-    `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the
-    champion with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its
-    limit, no segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
-    `leaks.alone`) know or decide more of the label alone than its own. What cannot be judged, for want of segments or bins,
-    is no gate. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
-    the rest says: a champion is never taken down here.
+    `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
+    with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
+    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
+    `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
+    cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that is the champion is not held against
+    itself, and the answer is `already champion` whatever the rest says: a champion is never taken down here.
     """
     gates = [_margin("auc_over_baseline", "the baseline", over_baseline, settings.auc_margin_over_baseline)]
     if champion is not None and champion != challenger:
@@ -81,7 +82,7 @@ def decide(
         margin = settings.auc_margin_over_champion
         gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, margin, by_low=by_low))
     gates.append(_calibrated(calibration_error, settings.max_calibration_error))
-    gates += _worst_segment(segments or {}, settings) + _leaks(leaks, settings)
+    gates += _worst_segment(segments or {}, settings) + _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
     outcome = "already champion" if champion == challenger else "promoted" if all(gate.passed for gate in gates) else "kept"
     return Decision(outcome, challenger, champion, tuple(gates))
 
@@ -131,6 +132,15 @@ def _leaks(leaks: Sequence[Alone], settings: EvaluateSettings) -> list[Gate]:
         f"{'within' if decided else 'a leak? It is above'} {share:.0%}"
     )
     return [*found, Gate("decided_by_feature", decided, decides.decided_share, share, None, None, reason)]
+
+
+def _fast_enough(rows_per_second: float | None, settings: EvaluateSettings) -> list[Gate]:
+    limit = settings.min_score_rows_per_second
+    if rows_per_second is None or limit is None:
+        return []
+    passed = rows_per_second >= limit
+    reason = f"one core scores {rows_per_second:,.0f} rows a second, {'at or above' if passed else 'below'} {limit:,}"
+    return [Gate("score_rows_per_second", passed, rows_per_second, float(limit), None, None, reason)]
 
 
 def _numbers(estimate: Estimate) -> tuple[float, float | None, float | None]:

@@ -42,12 +42,14 @@ def assess(
     settings: Settings,
     truth: DataFrame | None = None,
     user_segments: DataFrame | None = None,
+    rows_per_second: float | None = None,
 ) -> tuple[dict[str, Any], Decision]:
     """Sections `evaluation`, `explain`, `leaks`, `ceiling` and `decision` of the report, and the decision.
 
-    `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not;
-    `truth`: of simulated investors, for the ceiling alone; `user_segments`: (user_id, as_of_date, `user_segment`), at most
-    one row a user and date. A champion of the challenger's own version is not compared.
+    `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not; `truth`: of
+    simulated investors, for the ceiling alone; `user_segments`: (user_id, as_of_date, `user_segment`), at most one row a user
+    and date; `rows_per_second`: of scoring, as measured with the challenger. A champion of the challenger's own version is not
+    compared.
     Raises OneClassOnly when the training or the test slice has one class only.
     """
     key = list(grain_key(settings.grain))
@@ -86,6 +88,7 @@ def assess(
         calibration_error=found["metrics"]["challenger"]["calibration_error"],
         segments=found["segments"],
         leaks=leaks,
+        rows_per_second=rows_per_second,
     )
     explained = explain(test, challenger, options.shap_rows)
     sections = {"evaluation": found, "explain": explained, "leaks": [asdict(one) for one in leaks], "ceiling": reached}

@@ -30,6 +30,7 @@ GATE_NAMES = {
     "segment_auc": "AUC of the worst segment (at least the limit)",
     "feature_alone_auc": "AUC of one feature alone (at most the limit)",
     "decided_by_feature": "Share of labels that one feature decides (at most the limit)",
+    "score_rows_per_second": "Rows scored a second by one core (at least the limit)",
 }
 
 

@@ -119,6 +119,15 @@ def test_a_feature_that_knows_or_decides_too_much_is_called_a_leak() -> None:
     )
 
 
+@pytest.mark.parametrize(("speed", "outcome"), [(49_999.0, "kept"), (50_000.0, "promoted"), (None, "promoted")])
+def test_a_model_that_scores_too_slowly_is_kept_where_there_is_a_limit(speed: float | None, outcome: str) -> None:
+    limited = EvaluateSettings(min_score_rows_per_second=50_000)
+    usual = {"over_baseline": estimate(0.02), "over_champion": None, "calibration_error": estimate(0.01)}
+    decided = decide(limited, challenger="4", champion=None, rows_per_second=speed, **usual)  # type: ignore[arg-type]
+    assert decided.outcome == outcome
+    assert with_more(rows_per_second=speed).promotes  # without a limit nothing is judged
+
+
 def test_what_cannot_be_judged_is_an_error() -> None:
     with pytest.raises(ValueError, match="same rows"):
         decision(0.02, None, 0.01, "3")
