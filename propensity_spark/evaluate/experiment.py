@@ -164,7 +164,7 @@ def _needed(rate: float, other: float, share: float, alpha: float, power: float)
     mean = share * other + (1 - share) * rate
     by_chance = norm.ppf(1 - alpha / 2) * math.sqrt(mean * (1 - mean) / (share * (1 - share)))
     by_power = norm.ppf(power) * math.sqrt(other * (1 - other) / share + rate * (1 - rate) / (1 - share))
-    return math.ceil(((by_chance + by_power) / (other - rate)) ** 2)
+    return math.ceil(float((by_chance + by_power) / (other - rate)) ** 2)
 
 
 def _power(rate: float, other: float, treated: float, controls: float, alpha: float) -> float:

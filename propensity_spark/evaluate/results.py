@@ -57,8 +57,8 @@ def evaluate(
     values = {score: {name: metric(tally) for name, metric in M.METRICS.items()} for score, tally in tallies.items()}
     lists, ranked = _ranking(rows, purchases, names, grain, settings)
     for name, found in ranked.items():
-        score, metric = name.split(":")
-        values[score][metric] = found
+        ranker, metric = name.split(":")
+        values[ranker][metric] = found
     return {
         "rows": int(challenger.total[0]),
         "purchases": int(challenger.hits[0]),

@@ -31,7 +31,9 @@ def tally_apart(
     eight with the most rows; users without a value are in none). All but the first two are tallied for the challenger alone and in
     coarser bins, the first two for challenger and baseline; another score is tallied over all rows only.
     """
-    columns, cuts, places = {}, {}, {}
+    columns: dict[str, Column] = {}
+    cuts: dict[str, M.Edges] = {}
+    places: dict[str, tuple[str, str]] = {}
     for segment, who in _segments(rows).items():
         for score in COMPARED_APART if segment in HALVES else ("challenger",):
             name = f"score {len(columns)}"

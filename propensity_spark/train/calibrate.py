@@ -25,6 +25,7 @@ _KNOTS = 481  # 0.05 in log-odds apart
 _TINY = 1e-9
 
 Floats = npt.NDArray[np.float64]
+Term = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def together(parts: Sequence[Histogram]) -> Histogram:
     lower, place = np.unique(np.concatenate([part.lower for part in parts]), return_inverse=True)
     centre = np.empty_like(lower)
     centre[place] = np.concatenate([part.centre for part in parts])
-    rows, positives = (np.bincount(place, np.concatenate(counts)) for counts in ([p.rows for p in parts], [p.positives for p in parts]))
+    rows, positives = np.zeros_like(lower), np.zeros_like(lower)
+    np.add.at(rows, place, np.concatenate([part.rows for part in parts]))
+    np.add.at(positives, place, np.concatenate([part.positives for part in parts]))
     return Histogram(lower, centre, rows, positives)
 
 
@@ -93,7 +96,7 @@ def beta(scores: Histogram) -> tuple[Floats, Floats] | None:
     Where one of a and b is fitted below 0 it is set to 0 and the other fitted again, as the authors do.
     Source: Kull, Silva Filho and Flach, "Beta calibration", 2017.
     """
-    terms = [np.log, _minus_log_of_rest]
+    terms: list[Term] = [_log, _minus_log_of_rest]
     *slopes, shift = _logistic(scores, terms)
     if min(slopes) < 0:
         terms = [terms[int(np.argmax(slopes))]]
@@ -135,7 +138,7 @@ def _fitted(scores: Histogram, chosen: Calibration) -> tuple[Floats, Floats, Cal
     return *knots, chosen
 
 
-def _logistic(scores: Histogram, terms: Sequence[Callable[[Floats], Floats]]) -> list[float]:
+def _logistic(scores: Histogram, terms: Sequence[Term]) -> list[float]:
     """Coefficients of logit(P(positive)) in the terms and, last, the constant, by maximum likelihood; started from the identity."""
     features = np.stack([*(term(scores.centre) for term in terms), np.ones_like(scores.centre)])
     total = scores.rows.sum()
@@ -175,6 +178,10 @@ def _histogram(counted: Floats) -> Histogram:
 
 def _logit(s: Floats) -> Floats:
     return np.asarray(np.log(s) - np.log1p(-s))
+
+
+def _log(s: Floats) -> Floats:
+    return np.asarray(np.log(s))
 
 
 def _minus_log_of_rest(s: Floats) -> Floats:
