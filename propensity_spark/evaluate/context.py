@@ -121,8 +121,8 @@ def notes(settings: Settings, found: Mapping[str, Any], strangers: int) -> list[
     off = [name.replace("_", " ") for name, one in found.get("segments", {}).items() if one.get("calibrated") is False]
     if off:
         said.append(
-            f"The probabilities are calibrated over all users together, not inside each segment: for {', '.join(off)} the interval of "
-            "purchases over expected purchases leaves 1 out."
+            "The probabilities are calibrated over all rows together, not inside each segment. The interval of purchases over expected "
+            f"purchases leaves 1 out for: {', '.join(off)}."
         )
     if found["purchases"] < FEW_PURCHASES:
         said.append(f"Only {found['purchases']} purchases in the test slice: intervals are wide and themselves uncertain.")

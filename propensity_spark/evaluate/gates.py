@@ -127,8 +127,9 @@ def _leaks(leaks: Sequence[Alone], settings: EvaluateSettings) -> list[Gate]:
     )
     found = [Gate("feature_alone_auc", known, knows.auc, auc, None, None, reason)]
     decided = decides.decided_share <= share
+    which = f"{decides.feature} alone" if decides.decided_share else "no feature alone"
     reason = (
-        f"{decides.feature} alone decides the label of {decides.decided_share:.1%} of the training rows, "
+        f"{which} decides the label of {decides.decided_share:.1%} of the training rows, "
         f"{'within' if decided else 'a leak? It is above'} {share:.0%}"
     )
     return [*found, Gate("decided_by_feature", decided, decides.decided_share, share, None, None, reason)]

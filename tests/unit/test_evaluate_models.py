@@ -299,6 +299,12 @@ def test_notes_say_what_is_not_point_in_time() -> None:
     assert "over the candidates" in notes
     plain = context.notes(settings_of(), {"purchases": 1000}, 0)
     assert len(plain) == 2
+    segments = {"new": {"note": "one class"}, "returning": {"calibrated": True}, "user_segment: a": {"calibrated": False}}
+    found = {"purchases": 1000, "segments": segments, "threshold": {"by": "set"}}
+    assert context.notes(settings_of(), found, 0)[1:] == [
+        "The probabilities are calibrated over all rows together, not inside each segment. The interval of purchases over expected "
+        "purchases leaves 1 out for: user segment: a."
+    ]
 
 
 def test_a_run_repeated_after_its_promotion_meets_the_same_rival(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "saw_checkout",
         "Calibrated by the <b>beta</b> method: smallest log loss on 2024-01-19. Log loss there: beta 0.123456, isotonic 0.200000.",
         "Chosen for the greatest profit on the calibration slice",
-        "20.0 for each purchase less 0.5 for each contact",
+        "20 for each purchase less 0.5 for each contact",
         "Profit by share contacted",
         "62.5%",
         "AUC &lt;low&gt;",
