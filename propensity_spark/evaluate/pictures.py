@@ -223,7 +223,7 @@ def _profit(worth: Mapping[str, Any]) -> Figure:
         axes.set_ylim(-1.2 * best, 1.25 * best)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _rate(share)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda money, _: f"{money:,.0f}"))
-    axes.legend(loc="best")
+    axes.legend(loc="upper right" if value[-1] < 0 else "lower right")
     return figure
 
 
