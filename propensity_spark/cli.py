@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,17 @@ from rich.console import Console
 from propensity_spark import __version__
 from propensity_spark.as_of import as_of_date, days_between
 from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings
-from propensity_spark.console import LineProgress, Result, change_lines, change_table, closing_facts, closing_table
+from propensity_spark.config.base import SAFE_NAME
+from propensity_spark.console import (
+    LineProgress,
+    Result,
+    analysis_lines,
+    change_lines,
+    change_table,
+    closing_facts,
+    closing_table,
+    plan_lines,
+)
 from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing, WrongVersion
 from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
 from propensity_spark.platform import hand_over, is_connect, on_databricks, takes_values
@@ -46,6 +57,7 @@ COMMANDS = {
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
+    "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",
     "forget": "remove persons from every table, quarantine and published run, and prove it",
     "verify": "hold a published run against its manifest",
     "rollback": "make an earlier published run of a date current again",
@@ -90,6 +102,8 @@ def _with_settings(options: argparse.Namespace) -> int:
     if options.command == "explain-change":
         return _explain_change(settings, options)
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
+    if options.command == "experiment":
+        return _experiment(settings, as_of, options)
     if options.command == "feed":
         return _feed(settings, as_of, options.port)
     names = _stages(options)
@@ -178,6 +192,22 @@ def _parser() -> argparse.ArgumentParser:
     for command, first, last in (("explain-change", "earlier", "later"), ("dates", "first", "last")):
         parsers[command].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help=f"{first} date")
         parsers[command].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help=f"{last} date, included")
+    parsers["experiment"].add_argument("action", choices=("plan", "analyse"))
+    parsers["experiment"].add_argument(
+        "--scored", metavar="YYYY-MM-DD", help="day whose scores chose the users (plan: default the as-of date)"
+    )
+    parsers["experiment"].add_argument("--name", metavar="NAME", help="salt of the assignment; analyse needs it")
+    parsers["experiment"].add_argument(
+        "--segment", choices=("High", "Medium", "Low", "all"), help="the users of a segment, or all (default: those predicted to purchase)"
+    )
+    for option, default, text in (
+        ("--share", 0.5, "share of the users in treatment"),
+        ("--level", 0.95, "of the confidence intervals and, as 1 minus it, of the test"),
+        ("--power", 0.8, "plan: chance to see the effect"),
+        ("--effect", 0.1, "plan: relative change of the purchase rate, 0.1 for +10%%"),
+    ):
+        parsers["experiment"].add_argument(option, type=float, default=default, metavar="X", help=f"{text} (default: %(default)s)")
+    parsers["experiment"].add_argument("--json", action="store_true", help="the numbers as JSON")
     parsers["forget"].add_argument(
         "--user",
         action="append",
@@ -322,6 +352,36 @@ def _explain_change(settings: Settings, options: argparse.Namespace) -> int:
     if not console.is_terminal:
         console.width = 140
     console.print(change_table(found))
+    return 0
+
+
+def _experiment(settings: Settings, as_of: date, options: argparse.Namespace) -> int:
+    name, segment, share, alpha = options.name, options.segment, options.share, 1 - options.level
+    for option in ("share", "level", "power"):
+        if not 0 < getattr(options, option) < 1:
+            raise ConfigurationError(f"--{option}: expected a number between 0 and 1, found {getattr(options, option):g}")
+    if name is not None and not SAFE_NAME.fullmatch(name):
+        raise ConfigurationError(f"--name {name!r}: expected letters, digits, '_' or '-' only")
+    if options.action == "analyse" and (name is None or options.scored is None):
+        raise ConfigurationError("experiment analyse: expected --name and --scored, as the experiment was run with; found one or none")
+    scored = as_of if options.scored is None else as_of_date(settings, options.scored, datetime.now(UTC))
+    start_logging(log_folder(settings), options.verbose)
+    spark = _session(settings, options.verbose)
+    from propensity_spark.evaluate.experiment import rule
+    from propensity_spark.experiment import analyse_experiment, plan_experiment
+    from propensity_spark.tables import Lake
+
+    lake = Lake(spark, settings.lake)
+    if options.action == "plan":
+        planned = plan_experiment(
+            lake, settings, scored, segment=segment, effect=options.effect, share=share, alpha=alpha, power=options.power
+        )
+        lines, body = plan_lines(planned, name and rule(name, share), options.power), asdict(planned)
+    else:
+        found = analyse_experiment(lake, settings, scored, as_of, name=name, segment=segment, share=share, alpha=alpha)
+        lines, body = analysis_lines(found, alpha), asdict(found) | {"lift": found.lift}
+    for line in [json.dumps(body, indent=1)] if options.json else lines:
+        _show(line)
     return 0
 
 

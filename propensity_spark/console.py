@@ -1,4 +1,4 @@
-"""What a person sees: progress on a terminal (plain lines elsewhere), the closing table, and what became of a score."""
+"""What a person sees: progress on a terminal (plain lines elsewhere), the closing table, what became of a score, experiments."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from propensity_spark.run import Outcome
 
 if TYPE_CHECKING:
     from propensity_spark.evaluate.change import Change
+    from propensity_spark.evaluate.experiment import Analysis, Plan
 
 log = logging.getLogger(__name__)
 
@@ -126,3 +127,33 @@ def change_table(found: Change) -> Table:
     whole = ("100.0%", f"{found.probability:+.4f}") if found.margin else ("", "")
     table.add_row("together", "", "", f"{found.before.margin:+.4f}", f"{found.after.margin:+.4f}", f"{found.margin:+.4f}", *whole)
     return table
+
+
+def plan_lines(found: Plan, rule: str | None, power: float) -> list[str]:
+    """What a planned experiment needs, and, once it has a name, how its users are assigned."""
+    enough = "enough" if found.needed <= found.users else "not enough"
+    smallest = "none" if found.detectable is None else f"{found.detectable:+.1%}"
+    return [
+        f"audience: {found.users:,} users, of whom {found.expected_rate:.2%} are expected to purchase anyway",
+        f"to see a relative effect of {found.effect:+.1%} with power {power:.0%}: {found.needed:,} users in both arms together, {enough}",
+        f"with the whole audience: power {found.power_with_all:.1%}; the smallest effect seen with power {power:.0%}: {smallest}",
+        "assignment: " + (rule or "give the experiment a --name"),
+    ]
+
+
+def analysis_lines(found: Analysis, alpha: float) -> list[str]:
+    """What an experiment showed: both arms, the difference, and whether the assignment was kept."""
+
+    def interval(three: tuple[float, float, float]) -> str:
+        return "{:+.3%} [{:+.3%}, {:+.3%}]".format(*three)
+
+    lines = [
+        f"{name}: {arm.purchasers:,.0f} of {arm.users:,} users purchased, {arm.rate:.3%}"
+        for name, arm in (("treatment", found.treatment), ("control", found.control))
+    ]
+    lift = "" if found.lift is None else f", {found.lift:+.1%} of the control's"
+    lines.append(f"difference, all users as assigned: {interval(found.difference)}{lift}, p = {found.p_value:.4f}, level {1 - alpha:.0%}")
+    lines.append(f"adjusted for the score: {interval(found.adjusted)}")
+    if not found.even:
+        lines.append("The arms do not have the shares they should: the assignment was not kept, or --share is another. Trust nothing above")
+    return lines

@@ -155,6 +155,10 @@ class NotScored(PropensityError):
     then = "choose a date on which the user was scored: `_CURRENT` and gold/scores have them"
 
 
+class NotEnoughUsers(PropensityError):
+    """An experiment has no users to plan with, or none in one of its arms."""
+
+
 class NothingToPublish(PropensityError):
     """There is not one score for the date; what was published before stays."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "SPEED",
     "PropensityModel",
     "ReferenceBins",
     "champion_version",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+SPEED = "score_rows_per_second"
 _FINGERPRINT = "fingerprint"
 _FOLDER = "propensity"
 

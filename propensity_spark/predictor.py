@@ -39,12 +39,22 @@ class ReferenceBins:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """`method` (isotonic, beta or platt), why it was chosen, and the log loss of each method tried where they were compared."""
+
+    method: str
+    reason: str
+    log_loss: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class PropensityModel:
     """A boosted model with its calibration and all that scoring and monitoring must know about it.
 
-    `booster` is UBJSON; `calibration_x`, `calibration_y` are the knots from raw to calibrated probability; `baseline` has
-    the bins of every feature on the training slice (weighted) and of `purchase_probability` on the calibration slice;
-    `inputs` is table → Delta version.
+    `booster` is UBJSON; `calibration_x`, `calibration_y` are the knots from raw to calibrated probability; `calibration` says
+    how they were found (null: a version from before methods were compared), `threshold_by` by what the threshold was chosen;
+    `baseline` has the bins of every feature on the training slice (weighted) and of `purchase_probability` on the calibration
+    slice; `inputs` is table → Delta version.
     """
 
     name: str
@@ -60,6 +70,8 @@ class PropensityModel:
     train_to: date
     label: LabelSettings
     inputs: Mapping[str, int]
+    calibration: Calibration | None = None
+    threshold_by: str = "f1"
 
     def predict(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Calibrated P(label = 1) for rows of features (float32, in the order of `features`, NaN = null)."""
@@ -113,6 +125,7 @@ def read(folder: Path) -> PropensityModel:
         "train_from": date.fromisoformat(body["train_from"]),
         "train_to": date.fromisoformat(body["train_to"]),
         "label": LabelSettings.model_validate(body["label"]),
+        "calibration": Calibration(**body["calibration"]) if body.get("calibration") else None,
     }
     return PropensityModel(**(body | changed))
 

@@ -91,6 +91,7 @@ class SamplingSettings(Section):
 class TrainSettings(Section):
     """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
 
+    `calibration`: isotonic, beta, platt, or auto: fitted on the calibration slice but its last date, and chosen by log loss on that.
     `monotone`: features whose rise may only raise (1) or only lower (−1) the probability, for values that training never saw.
     `num_workers: null` is as many as can run at once, which a model is repeatable with on a cluster of the same size only. A fit that loses
     a worker is started again, `attempts` times in all; whatever it does, it is cancelled after `deadline_seconds`.
@@ -103,6 +104,7 @@ class TrainSettings(Section):
     num_workers: Positive | None = 1
     params: dict[str, Any] = Field(default={})
     candidates: tuple[dict[str, Any], ...] = ()
+    calibration: Literal["auto", "isotonic", "beta", "platt"] = "auto"
     monotone: dict[str, Literal[1, -1]] = Field(default={})
     seed: int = 7
 
@@ -110,6 +112,11 @@ class TrainSettings(Section):
 class EvaluateSettings(Section):
     """`new_user_days`: a user whose first event is fewer days before D counts as new in the report.
 
+    Gates for promotion: the ROC-AUC must exceed that of the baseline and of the champion by more than its margin, and over the champion
+    not just as found but with the lower end of its paired 95% interval (`champion_margin_by: found` asks for less; a negative margin asks
+    for "no worse"). Limits have: calibration error; the AUC of the worst segment or date that has `min_segment_purchases`; the AUC of a
+    single feature on the training slice; the share of the training rows whose label a single feature decides; and the rows a second that
+    one core scored when the model was trained (null: none).
     `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
     """
 
@@ -120,20 +127,34 @@ class EvaluateSettings(Section):
     seed: Count = 11
     auc_margin_over_baseline: float = 0.0
     auc_margin_over_champion: float = 0.0
+    champion_margin_by: Literal["lower_bound", "found"] = "lower_bound"
     max_calibration_error: Share = 0.05
+    min_segment_auc: Share = 0.5
+    min_segment_purchases: Positive = 50
+    max_feature_auc: Share = 0.95
+    max_decided_share: Share = 0.5
+    min_score_rows_per_second: Positive | None = None
     top_k: tuple[Positive, ...] = (1, 5, 10)
     refused: Literal["report", "fail"] = "report"
 
 
 class ScoreSettings(Section):
-    """Segment limits, decision threshold (null: the one with the best F1 on the calibration slice), eligibility lists.
+    """Segment limits, decision threshold (null: chosen with the model on the calibration slice, by `threshold_by`), eligibility lists.
 
+    `threshold_by`: the best F1, Youden's J or profit, or as many contacts as the budget allows. `conversion_value` is earned with each
+    purchase and `contact_cost` spent on each candidate contacted, in the data set's currency. Of the budget either `budget_share` of the
+    candidates or `budget_contacts` a day is set.
     `blocked_users` and `blocked_items` are CSV files with a header `user_id` / `item_id`: never scored, never published.
     """
 
     high: Share = 0.5
     low: Share = 0.1
     threshold: Share | None = None
+    threshold_by: Literal["f1", "youden", "profit", "budget"] = "f1"
+    conversion_value: Annotated[float, Field(gt=0.0)] | None = None
+    contact_cost: Annotated[float, Field(gt=0.0)] | None = None
+    budget_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    budget_contacts: Positive | None = None
     blocked_users: Location | None = None
     blocked_items: Location | None = None
 
@@ -141,4 +162,16 @@ class ScoreSettings(Section):
     def _ordered(self) -> ScoreSettings:
         if self.low >= self.high:
             raise ValueError(f"score.low ({self.low}) must be below score.high ({self.high})")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_decides(self) -> ScoreSettings:
+        if (self.conversion_value is None) != (self.contact_cost is None):
+            raise ValueError("score.conversion_value and score.contact_cost: expected both or neither")
+        if self.threshold_by == "profit" and self.conversion_value is None:
+            raise ValueError("score.threshold_by profit: expected score.conversion_value and score.contact_cost, found neither")
+        if self.budget_share is not None and self.budget_contacts is not None:
+            raise ValueError("score.budget_share and score.budget_contacts: expected one of them, found both")
+        if self.threshold_by == "budget" and self.budget_share is None and self.budget_contacts is None:
+            raise ValueError("score.threshold_by budget: expected score.budget_share or score.budget_contacts, found neither")
         return self

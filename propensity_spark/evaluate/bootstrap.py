@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 Floats = NDArray[np.float64]
 Sums = Callable[[pa.Table], tuple[NDArray[np.int64], NDArray[np.int64], Floats]]
 
-MAX_PARTIALS = 16  # each task sends one matrix to the driver; more tasks than this would only cost driver memory
+MAX_PARTIALS = 8  # each task sends one matrix to the driver; more tasks than this would only cost driver memory
 CHUNK_ROWS = 500_000
 BLOCK_USERS = 16_384  # bounds the matrix of weights: users x (1 + rounds) doubles
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

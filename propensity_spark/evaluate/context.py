@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def head(settings: Settings, model: PropensityModel, as_of: date) -> dict[str, A
         "event_types": list(model.label.event_types),
         "horizon_days": model.label.horizon_days,
         "new_user_days": settings.evaluate.new_user_days,
+        "currency": settings.currency,
+        "segments": {"high": settings.score.high, "low": settings.score.low},
+        "calibration": None if model.calibration is None else asdict(model.calibration),
         "input_versions": dict(model.inputs),
         "config_hash": settings.config_hash(),
         "code_version": __version__,
@@ -114,9 +118,16 @@ def notes(settings: Settings, found: Mapping[str, Any], strangers: int) -> list[
             f"{strangers:,} purchases in the test windows were made by users without any event by the as-of date. They are outside the "
             "population and count nowhere."
         )
+    off = [name.replace("_", " ") for name, one in found.get("segments", {}).items() if one.get("calibrated") is False]
+    if off:
+        said.append(
+            "The probabilities are calibrated over all rows together, not inside each segment. The interval of purchases over expected "
+            f"purchases leaves 1 out for: {', '.join(off)}."
+        )
     if found["purchases"] < FEW_PURCHASES:
         said.append(f"Only {found['purchases']} purchases in the test slice: intervals are wide and themselves uncertain.")
-    said.append("The threshold was chosen on the calibration slice, the test slice was not looked at before this report.")
+    if found.get("threshold", {}).get("by") != "set":
+        said.append("The threshold was chosen on the calibration slice, the test slice was not looked at before this report.")
     return said
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from propensity_spark.config import EvaluateSettings
+from propensity_spark.evaluate.leaks import Alone
 
 Estimate = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition. `low` and `high`: 95% interval of `found`, where there is one; it informs and does not decide."""
+    """One condition. `low` and `high`: 95% interval of `found`, where there is one."""
 
     name: str
     passed: bool
@@ -60,28 +61,37 @@ def decide(
     over_baseline: Estimate,
     over_champion: Estimate | None,
     calibration_error: Estimate,
+    segments: Mapping[str, Mapping[str, Any]] | None = None,
+    leaks: Sequence[Alone] = (),
+    rows_per_second: float | None = None,
 ) -> Decision:
     """Weigh a challenger (version) against the baseline and the champion (version, None: there is none yet).
 
-    `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin.
-    `calibration_error` must not exceed its limit. A challenger that is the champion has only the other two to pass, and
-    the answer is `already champion` whatever they say: a champion is never taken down here.
+    `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
+    with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
+    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
+    `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
+    cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that is the champion is not held against
+    itself, and the answer is `already champion` whatever the rest says: a champion is never taken down here.
     """
     gates = [_margin("auc_over_baseline", "the baseline", over_baseline, settings.auc_margin_over_baseline)]
     if champion is not None and champion != challenger:
         if over_champion is None:
             raise ValueError("a champion must be evaluated on the same rows as the challenger")
-        gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, settings.auc_margin_over_champion))
+        by_low = settings.champion_margin_by == "lower_bound"
+        margin = settings.auc_margin_over_champion
+        gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, margin, by_low=by_low))
     gates.append(_calibrated(calibration_error, settings.max_calibration_error))
+    gates += _worst_segment(segments or {}, settings) + _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
     outcome = "already champion" if champion == challenger else "promoted" if all(gate.passed for gate in gates) else "kept"
     return Decision(outcome, challenger, champion, tuple(gates))
 
 
-def _margin(name: str, rival: str, difference: Estimate, margin: float) -> Gate:
+def _margin(name: str, rival: str, difference: Estimate, margin: float, *, by_low: bool = False) -> Gate:
     found, low, high = _numbers(difference)
-    passed = found > margin
+    passed = low is not None and low > margin if by_low else found > margin
     sure = low is not None and high is not None and (low > 0 or high < 0)
-    certainty = "the interval excludes 0" if sure else "the interval includes 0"
+    certainty = "the lower end decides" if by_low else "the interval excludes 0" if sure else "the interval includes 0"
     verb = "beats" if passed else "does not beat"
     reason = f"AUC {verb} {rival} by more than {margin:g} (found {found:+.4f}{_interval(low, high, '+.4f')}, {certainty})"
     return Gate(name, passed, found, margin, low, high, reason)
@@ -92,6 +102,46 @@ def _calibrated(error: Estimate, limit: float) -> Gate:
     passed = found <= limit
     reason = f"calibration error {found:.4f}{_interval(low, high, '.4f')} is {'within' if passed else 'above'} {limit:g}"
     return Gate("calibration_error", passed, found, limit, low, high, reason)
+
+
+def _worst_segment(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSettings) -> list[Gate]:
+    judged = {name: found for name, found in segments.items() if found.get("purchases", 0) >= settings.min_segment_purchases}
+    if not judged:
+        return []
+    worst = min(judged, key=lambda name: (judged[name]["challenger"]["roc_auc"]["value"], name))
+    found, low, high = _numbers(judged[worst]["challenger"]["roc_auc"])
+    limit = settings.min_segment_auc
+    where = "at or above" if found >= limit else "below"
+    reason = f"AUC of the worst of {len(judged)} segments, {worst}, is {found:.4f}{_interval(low, high, '.4f')}, {where} {limit:g}"
+    return [Gate("segment_auc", found >= limit, found, limit, low, high, reason)]
+
+
+def _leaks(leaks: Sequence[Alone], settings: EvaluateSettings) -> list[Gate]:
+    if not leaks:
+        return []
+    knows, decides = max(leaks, key=lambda one: one.auc), max(leaks, key=lambda one: one.decided_share)
+    auc, share = settings.max_feature_auc, settings.max_decided_share
+    known = knows.auc <= auc
+    reason = (
+        f"{knows.feature} alone reaches AUC {knows.auc:.4f} on the training slice, {'within' if known else 'a leak? It is above'} {auc:g}"
+    )
+    found = [Gate("feature_alone_auc", known, knows.auc, auc, None, None, reason)]
+    decided = decides.decided_share <= share
+    which = f"{decides.feature} alone" if decides.decided_share else "no feature alone"
+    reason = (
+        f"{which} decides the label of {decides.decided_share:.1%} of the training rows, "
+        f"{'within' if decided else 'a leak? It is above'} {share:.0%}"
+    )
+    return [*found, Gate("decided_by_feature", decided, decides.decided_share, share, None, None, reason)]
+
+
+def _fast_enough(rows_per_second: float | None, settings: EvaluateSettings) -> list[Gate]:
+    limit = settings.min_score_rows_per_second
+    if rows_per_second is None or limit is None:
+        return []
+    passed = rows_per_second >= limit
+    reason = f"one core scores {rows_per_second:,.0f} rows a second, {'at or above' if passed else 'below'} {limit:,}"
+    return [Gate("score_rows_per_second", passed, rows_per_second, float(limit), None, None, reason)]
 
 
 def _numbers(estimate: Estimate) -> tuple[float, float | None, float | None]:

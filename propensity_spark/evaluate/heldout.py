@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -12,6 +13,7 @@ from propensity_spark.evaluate.baseline import fit_baseline, with_baseline
 from propensity_spark.evaluate.ceiling import ceiling
 from propensity_spark.evaluate.explain import explain
 from propensity_spark.evaluate.gates import Decision, decide
+from propensity_spark.evaluate.leaks import alone
 from propensity_spark.evaluate.results import SCORES, evaluate
 from propensity_spark.features.registry import FEATURES
 from propensity_spark.platform import keep, release
@@ -39,24 +41,39 @@ def assess(
     champion: PropensityModel | None,
     settings: Settings,
     truth: DataFrame | None = None,
+    user_segments: DataFrame | None = None,
+    rows_per_second: float | None = None,
 ) -> tuple[dict[str, Any], Decision]:
-    """Sections `evaluation`, `explain`, `ceiling` and `decision` of the report, and the decision.
+    """Sections `evaluation`, `explain`, `leaks`, `ceiling` and `decision` of the report, and the decision.
 
-    `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not;
-    `truth`: of simulated investors, for the ceiling alone. A champion of the challenger's own version is not compared.
+    `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not; `truth`: of
+    simulated investors, for the ceiling alone; `user_segments`: (user_id, as_of_date, `user_segment`), at most one row a user
+    and date; `rows_per_second`: of scoring, as measured with the challenger. A champion of the challenger's own version is not
+    compared.
     Raises OneClassOnly when the training or the test slice has one class only.
     """
     key = list(grain_key(settings.grain))
     options = settings.evaluate
-    test = training_set.where(F.col("split") == "test")
-    baseline = fit_baseline(training_set.where(F.col("split") == "train"), settings.grain)
+    test, train = (training_set.where(F.col("split") == name) for name in ("test", "train"))
+    baseline = fit_baseline(train, settings.grain)
+    leaks = alone(train, challenger.features, challenger.baseline)
     rival = None if champion is None or champion.version == challenger.version else champion
     wide = with_baseline(scored_test(test, challenger, rival, options.new_user_days), baseline)
     probabilities = [name for name in wide.columns if name in SCORES.values()]
-    scored = keep(wide.select(*key, "label", "is_new_user", *probabilities))
+    scored = wide.select(*key, "label", "is_new_user", *probabilities)
+    scored = keep(scored if user_segments is None else scored.join(user_segments, ["user_id", "as_of_date"], "left"))
     try:
         threshold = challenger.threshold if settings.score.threshold is None else settings.score.threshold
-        found = evaluate(scored, bought, grain=settings.grain, base_rate=baseline.base_rate, threshold=threshold, settings=options)
+        found = evaluate(
+            scored,
+            bought,
+            grain=settings.grain,
+            base_rate=baseline.base_rate,
+            threshold=threshold,
+            settings=options,
+            score=settings.score,
+        )
+        found["threshold"]["by"] = challenger.threshold_by if settings.score.threshold is None else "set"
         limits = {"bins": options.bins, "rounds": options.bootstrap_rounds, "seed": options.seed}
         reached = None if truth is None else ceiling(scored, truth, key, **limits)
     finally:
@@ -69,9 +86,13 @@ def assess(
         over_baseline=differences["baseline"]["roc_auc"],
         over_champion=differences["champion"]["roc_auc"] if rival is not None else None,
         calibration_error=found["metrics"]["challenger"]["calibration_error"],
+        segments=found["segments"],
+        leaks=leaks,
+        rows_per_second=rows_per_second,
     )
     explained = explain(test, challenger, options.shap_rows)
-    return {"evaluation": found, "explain": explained, "ceiling": reached, "decision": decision.as_json()}, decision
+    sections = {"evaluation": found, "explain": explained, "leaks": [asdict(one) for one in leaks], "ceiling": reached}
+    return sections | {"decision": decision.as_json()}, decision
 
 
 def _probability_of(model: PropensityModel, rows: DataFrame, column: str) -> DataFrame:

@@ -36,8 +36,8 @@ class Edges:
 class Tally:
     """Weighted sums of one score; column 0 as observed, column 1… one bootstrap round each.
 
-    rows, positives: (bins, 1 + rounds), bins from the lowest score to the highest; expected: sum of the score per group
-    (groups, 1 + rounds); squared_error, log_loss, missed: (1 + rounds), missed = purchases outside the candidates.
+    rows, positives, expected (sum of the score): (bins, 1 + rounds), bins from the lowest score to the highest;
+    squared_error, log_loss, missed: (1 + rounds), missed = purchases outside the candidates.
     """
 
     edges: Edges
@@ -65,21 +65,21 @@ class Tally:
         return result
 
 
-def find_edges(frame: DataFrame, scores: Sequence[str], bins: int, cuts: Mapping[str, float] | None = None) -> dict[str, Edges]:
+def find_edges(frame: DataFrame, scores: Sequence[str], bins: int, cuts: Mapping[str, Sequence[float]] | None = None) -> dict[str, Edges]:
     """About `bins` cut points per score, half by equal numbers of rows and half by equal numbers of purchases.
 
     Taken from at most about 200,000 rows chosen by a hash of their user and date, so the same rows give the same edges. With fewer
-    distinct scores than bins each is a bin of its own and nothing is rounded. `cuts` adds a decision threshold per score.
+    distinct scores than bins each is a bin of its own and nothing is rounded. `cuts` adds cut points per score.
     """
     total = frame.count()
     share = min(1.0, EDGE_SAMPLE_ROWS / max(total, 1))
     drawn = F.pmod(F.xxhash64(*[name for name in ("user_id", "as_of_date", "item_id") if name in frame.columns]), F.lit(1_000_000))
     sample = frame.where(drawn < F.lit(round(share * 1_000_000))).select("label", *scores).toPandas()
     label = sample["label"].to_numpy()
-    return {score: _edges(sample[score].to_numpy(np.float64), label, bins, (cuts or {}).get(score)) for score in scores}
+    return {score: _edges(sample[score].to_numpy(np.float64), label, bins, (cuts or {}).get(score, ())) for score in scores}
 
 
-def _edges(values: Floats, label: NDArray[Any], bins: int, cut: float | None) -> Edges:
+def _edges(values: Floats, label: NDArray[Any], bins: int, cuts: Sequence[float]) -> Edges:
     groups = _quantiles(values, RELIABILITY_BINS)
     distinct = np.unique(values)
     if len(distinct) <= bins:
@@ -88,7 +88,7 @@ def _edges(values: Floats, label: NDArray[Any], bins: int, cut: float | None) ->
         bought = _quantiles(values[label > 0], bins // 4)
         above = distinct[np.minimum(np.searchsorted(distinct, bought, side="right"), len(distinct) - 1)]
         fine = np.concatenate([_quantiles(values, bins // 2), bought, above])
-    return Edges(np.unique(np.concatenate([fine, groups, [cut] if cut is not None else []])), groups)
+    return Edges(np.unique(np.concatenate([fine, groups, cuts])), groups)
 
 
 def _quantiles(values: Floats, parts: int) -> Floats:
@@ -107,7 +107,7 @@ def tally(frame: DataFrame, edges: Mapping[str, Edges], rounds: int, seed: int, 
     starts, cells = {}, 0
     for score, edge in edges.items():
         starts[score] = cells
-        cells += 2 * (len(edge.bins) + 1) + len(edge.groups) + 1 + 2
+        cells += 3 * (len(edge.bins) + 1) + 2
     sums = bootstrap_sums(frame, ["label", *edges], _spread(edges, starts), cells=cells, rounds=rounds, seed=seed)
     nothing = np.zeros(1 + rounds) if missed is None else missed
     return {score: _read(sums[starts[score] :], edge, nothing) for score, edge in edges.items()}
@@ -130,11 +130,10 @@ def _spread(edges: Mapping[str, Edges], starts: Mapping[str, int]) -> Sums:
             bought = there[label[there] > 0]
             probability, y = probability[there], label[there]
             likelihood = np.clip(np.where(y > 0, probability, 1 - probability), _TINY, 1.0)
-            bins, groups, start = len(edge.bins) + 1, len(edge.groups) + 1, starts[score]
+            bins, start = len(edge.bins) + 1, starts[score]
             bin_of_row = start + np.searchsorted(edge.bins, probability, side="right")
-            group_of_row = start + 2 * bins + np.searchsorted(edge.groups, probability, side="right")
-            last = np.full(len(there), start + 2 * bins + groups)
-            cells += [bin_of_row, bin_of_row[y > 0] + bins, group_of_row, last, last + 1]
+            last = np.full(len(there), start + 3 * bins)
+            cells += [bin_of_row, bin_of_row[y > 0] + bins, bin_of_row + 2 * bins, last, last + 1]
             rows += [there, bought, there, there, there]
             values += [np.ones(len(there)), np.ones(len(bought)), probability, (probability - y) ** 2, -np.log(likelihood)]
         return np.concatenate(cells), np.concatenate(rows), np.concatenate(values)
@@ -143,9 +142,22 @@ def _spread(edges: Mapping[str, Edges], starts: Mapping[str, int]) -> Sums:
 
 
 def _read(sums: Floats, edge: Edges, missed: Floats) -> Tally:
-    bins, groups = len(edge.bins) + 1, len(edge.groups) + 1
-    rows, positives, expected, rest = np.split(sums, np.cumsum([bins, bins, groups]))
+    bins = len(edge.bins) + 1
+    rows, positives, expected, rest = np.split(sums, [bins, 2 * bins, 3 * bins])
     return Tally(edge, rows, positives, expected, rest[0], rest[1], missed)
+
+
+def thinned(edges: Edges, keep_one_in: int) -> Edges:
+    """Fewer cut points; the calibration groups stay."""
+    return Edges(np.unique(np.concatenate([edges.bins[::keep_one_in], edges.groups])), edges.groups)
+
+
+def united(tallies: Sequence[Tally], missed: Floats) -> Tally:
+    """The tally of all rows from those of groups of them, which were cut at the same edges and share no row."""
+    sums = {
+        name: np.sum([getattr(t, name) for t in tallies], axis=0) for name in ("rows", "positives", "expected", "squared_error", "log_loss")
+    }
+    return Tally(edges=tallies[0].edges, missed=missed, **sums)
 
 
 def constant(like: Tally, rate: float) -> Tally:
@@ -194,7 +206,12 @@ def log_loss(t: Tally) -> Floats:
 
 def calibration_error(t: Tally) -> Floats:
     """Expected calibration error: mean |purchase rate − mean probability| over up to 15 groups of equally many rows."""
-    return _ratio(np.abs(t.by_group(t.positives) - t.expected).sum(axis=0), t.total)
+    return _ratio(np.abs(t.by_group(t.positives - t.expected)).sum(axis=0), t.total)
+
+
+def observed_over_expected(t: Tally) -> Floats:
+    """Purchases over the sum of the probabilities; 1 where they are right on average."""
+    return _ratio(t.hits, t.expected.sum(axis=0))
 
 
 def candidate_recall(t: Tally) -> Floats:
@@ -211,12 +228,17 @@ METRICS: dict[str, Callable[[Tally], Floats]] = {
 }
 
 
+def first_bin(t: Tally, cut: float) -> int:
+    """The lowest bin of the scores at or above `cut`, exactly when that is one of the edges."""
+    return int(np.searchsorted(t.edges.bins, cut, side="left")) + 1 if cut > 0 else 0
+
+
 def at_threshold(t: Tally, threshold: float) -> dict[str, Floats]:
     """Confusion counts and precision, recall, F1 when rows at or above `threshold` are predicted to purchase.
 
     Recall counts purchases outside the candidates as missed. Exact when the threshold is one of the edges.
     """
-    chosen = slice(int(np.searchsorted(t.edges.bins, threshold, side="left")) + 1, None) if threshold > 0 else slice(None)
+    chosen = slice(first_bin(t, threshold), None)
     true, predicted = t.positives[chosen].sum(axis=0), t.rows[chosen].sum(axis=0)
     purchases = t.hits + t.missed
     return {

@@ -60,6 +60,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
             "histogram": _histogram(found["histogram"]),
             "threshold": _threshold(curves["challenger"], found["threshold"]["value"]),
         }
+        if "curve" in found.get("worth", {}):
+            drawn["profit"] = _profit(found["worth"])
         if explained := report.get("explain"):
             drawn["gain_importance"] = _bars(explained["gain"][:15], "Share of total gain", PercentFormatter(1.0, 0))
             drawn["shap"] = _bars(explained["shap"][:15], "Mean |SHAP value| (log-odds)", None)
@@ -198,6 +200,30 @@ def _threshold(curve: Mapping[str, Any], threshold: float) -> Figure:
     axes.set(xlabel="Threshold on the predicted probability", ylabel="Value", xlim=(0, None), ylim=(0, 1.01))
     _percent(axes, "xy")
     axes.legend(loc="upper right")
+    return figure
+
+
+def _profit(worth: Mapping[str, Any]) -> Figure:
+    figure, axes = _panel()
+    shares = [point["share"] for point in worth["curve"]]
+    value, low, high = (
+        [_or(point["profit"][end], point["profit"]["value"]) for point in worth["curve"]] for end in ("value", "low", "high")
+    )
+    axes.fill_between(shares, low, high, color=BLUE, alpha=0.18, lw=0, label="95% interval")
+    axes.plot(shares, value, color=BLUE, label="Best scores first")
+    axes.plot([0, 1], [0, value[-1]], color=GREY, lw=1, label="Random order")
+    axes.axhline(0, color=INK, lw=0.8)
+    chosen = worth["contacted_share"]
+    axes.axvline(chosen, color=INK, lw=1, ls=(0, (5, 2)), label=f"At the threshold: {_rate(chosen)} contacted")
+    best = max(value)
+    worth_seeing = max((n for n, profit in enumerate(value) if profit >= -best), default=0) + 1  # beyond it is loss alone
+    right = shares[min(worth_seeing, len(shares) - 1)] if best > 0 else 1.0
+    axes.set(xlabel="Share of candidates contacted", ylabel="Profit", xlim=(0, max(right, min(1.2 * chosen, 1.0))))
+    if best > 0:
+        axes.set_ylim(-1.2 * best, 1.25 * best)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _rate(share)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda money, _: f"{money:,.0f}"))
+    axes.legend(loc="upper right" if value[-1] < 0 else "lower right")
     return figure
 
 

@@ -23,6 +23,16 @@ METRIC_NAMES = {
     "calibration_error": ("Calibration error", "mean |purchase rate − probability|, 15 groups", "lower"),
 }
 
+GATE_NAMES = {
+    "auc_over_baseline": "AUC ahead of recency and popularity (above the limit)",
+    "auc_over_champion": "AUC ahead of the champion (above the limit)",
+    "calibration_error": "Calibration error (at most the limit)",
+    "segment_auc": "AUC of the worst segment (at least the limit)",
+    "feature_alone_auc": "AUC of one feature alone (at most the limit)",
+    "decided_by_feature": "Share of labels that one feature decides (at most the limit)",
+    "score_rows_per_second": "Rows scored a second by one core (at least the limit)",
+}
+
 
 def render(report: Mapping[str, Any], path: Path) -> None:
     """Write the page for the numbers in `report` (the content of report.json); asks nothing of the network when opened.
@@ -36,10 +46,11 @@ def render(report: Mapping[str, Any], path: Path) -> None:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"estimate": estimate_text, "count": _count, "percent": _percent, "decimal": _decimal}
-    optional: dict[str, Any] = {"splits": [], "explain": None, "ceiling": None, "drift": None, "stages": [], "quality": [], "notes": []}
+    environment.filters |= FILTERS
+    empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "stages", "quality", "notes"), ())
+    optional = empty | dict.fromkeys(("explain", "ceiling", "drift"))
     page = environment.get_template("report.html.j2").render(
-        **optional | dict(report), pictures=pictures(report), metric_names=_metric_names(report), score_names=NAMES
+        **optional | dict(report), pictures=pictures(report), metric_names=metric_names(report), score_names=NAMES, gate_names=GATE_NAMES
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -93,7 +104,7 @@ def flat_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     return {name.replace("@", "_at_"): number for name, number in flat.items() if number is not None}
 
 
-def _metric_names(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
+def metric_names(report: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
     """Title, meaning and better direction of every metric in the report, those per user's list included."""
     ranked = [name for name in report["evaluation"]["metrics"]["challenger"] if "@" in name]
     meanings = {
@@ -119,3 +130,6 @@ def _percent(value: float, digits: int = 1) -> str:
 
 def _decimal(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+FILTERS = {"estimate": estimate_text, "count": _count, "percent": _percent, "decimal": _decimal}

@@ -9,48 +9,56 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from propensity_spark.config import EvaluateSettings
-from propensity_spark.errors import OneClassOnly
+from propensity_spark.config import EvaluateSettings, ScoreSettings
 from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import Floats, bootstrap_totals
 from propensity_spark.evaluate.ranking import mean_over_lists, outside_candidates, user_lists
+from propensity_spark.evaluate.segments import USER_SEGMENT, segment_numbers, tally_apart
+from propensity_spark.evaluate.worth import cuts, worth
 from propensity_spark.schemas import grain_key
 
 RIVALS = ("baseline", "champion")
-COMPARED_APART = ("challenger", "baseline")
 SCORES = {"challenger": "probability", "baseline": "baseline_probability", "champion": "champion_probability"}
 CURVE_POINTS = 200
+_USUAL = ScoreSettings()
 HISTOGRAM_BINS_PER_LOGIT = 4
 
 
 def evaluate(
-    scored: DataFrame, purchases: DataFrame, *, grain: str, base_rate: float, threshold: float, settings: EvaluateSettings
+    scored: DataFrame,
+    purchases: DataFrame,
+    *,
+    grain: str,
+    base_rate: float,
+    threshold: float,
+    settings: EvaluateSettings,
+    score: ScoreSettings = _USUAL,
 ) -> dict[str, Any]:
     """Everything the report says about the scores, as plain numbers; each estimate is {value, low, high}, low and high the 95% interval.
 
     `scored`: the test candidates, unsampled: key, `label`, `probability` (the challenger's), `baseline_probability`,
-    optionally `champion_probability`, and `is_new_user`; read several times, so cached by the caller. `purchases`: every
+    `is_new_user`, optionally `champion_probability` and `user_segment`; read several times, so cached by the caller. `purchases`: every
     purchase of the population in the test windows, candidate or not. `base_rate`: the training slice's purchase rate.
-    Differences are challenger − rival in the same bootstrap rounds. Raises OneClassOnly when all labels are equal.
+    `score`: limits of the segments, value and cost. Differences are challenger − rival in the same bootstrap rounds. Raises
+    OneClassOnly when all labels are equal.
     """
     names = {score: column for score, column in SCORES.items() if column in scored.columns}
     key = grain_key(grain)
-    rows = scored.select(*key, "label", "is_new_user", *(F.col(column).cast("double").alias(score) for score, column in names.items()))
+    told = [name for name in ("is_new_user", USER_SEGMENT) if name in scored.columns]
+    rows = scored.select(*key, "label", *told, *(F.col(column).cast("double").alias(score) for score, column in names.items()))
     rounds, seed = settings.bootstrap_rounds, settings.seed
     missing = outside_candidates(rows, purchases, key).withColumn("missed", F.lit(1.0))
     missed = bootstrap_totals(missing, ["missed"], rounds, seed)[0]
-    edges = M.find_edges(rows, list(names), settings.bins, {"challenger": threshold})
-    apart, edges_apart = _apart(rows, edges)
-    tallies = M.tally(apart, edges | edges_apart, rounds, seed, missed)
-    segments = {name: tallies.pop(name) for name in edges_apart}
+    edges = M.find_edges(rows, list(names), settings.bins, {"challenger": cuts(threshold, score)})
+    tallies, apart = tally_apart(rows, edges, rounds, seed, missed)
     challenger = tallies["challenger"]
     M.require_both_classes(challenger, "test slice")
     tallies["constant"] = M.constant(challenger, base_rate)
     values = {score: {name: metric(tally) for name, metric in M.METRICS.items()} for score, tally in tallies.items()}
     lists, ranked = _ranking(rows, purchases, names, grain, settings)
     for name, found in ranked.items():
-        score, metric = name.split(":")
-        values[score][metric] = found
+        ranker, metric = name.split(":")
+        values[ranker][metric] = found
     return {
         "rows": int(challenger.total[0]),
         "purchases": int(challenger.hits[0]),
@@ -70,8 +78,9 @@ def evaluate(
             "missed": int(missed[0]),
             "recall": M.estimate(M.candidate_recall(challenger)),
         },
-        "segments": _segments(segments),
+        "segments": segment_numbers(apart),
         "threshold": {"value": threshold, **{name: M.estimate(found) for name, found in M.at_threshold(challenger, threshold).items()}},
+        "worth": worth(challenger, threshold, score),
         "deciles": {name: [M.estimate(row) for row in found] for name, found in M.deciles(challenger).items()},
         "curves": {score: _curves(tallies[score]) for score in names},
         "reliability": _reliability(challenger),
@@ -90,31 +99,6 @@ def _ranking(
 
 def _estimates(values: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str, Any]]:
     return {outer: {name: M.estimate(found) for name, found in inner.items()} for outer, inner in values.items()}
-
-
-def _apart(rows: DataFrame, edges: Mapping[str, M.Edges]) -> tuple[DataFrame, dict[str, M.Edges]]:
-    """The scores once more for new users alone and for returning ones alone (null for the others), and their edges."""
-    groups = {"new": F.col("is_new_user"), "returning": ~F.col("is_new_user")}
-    columns = {f"{group} {score}": F.when(who, F.col(score)) for group, who in groups.items() for score in COMPARED_APART}
-    return rows.withColumns(columns), {name: edges[name.split(" ")[1]] for name in columns}
-
-
-def _segments(tallies: Mapping[str, M.Tally]) -> dict[str, Any]:
-    """New and returning users apart; `note` instead of metrics where one class is all there is."""
-    segments: dict[str, Any] = {}
-    for group in ("new", "returning"):
-        found = {score: tallies[f"{group} {score}"] for score in COMPARED_APART}
-        try:
-            M.require_both_classes(found["challenger"], f"{group} users")
-        except OneClassOnly as error:
-            segments[group] = {"note": str(error)}
-            continue
-        segments[group] = {
-            "rows": int(found["challenger"].total[0]),
-            "purchases": int(found["challenger"].hits[0]),
-            **_estimates({score: {metric: f(tally) for metric, f in M.METRICS.items()} for score, tally in found.items()}),
-        }
-    return segments
 
 
 def _curves(tally: M.Tally) -> dict[str, list[float]]:
@@ -140,8 +124,9 @@ def _curves(tally: M.Tally) -> dict[str, list[float]]:
 def _reliability(tally: M.Tally) -> list[dict[str, Any]]:
     """Per calibration group: rows, mean probability, purchase rate with its 95% interval."""
     rows, positives = tally.by_group(tally.rows), tally.by_group(tally.positives)
+    expected_rows = tally.by_group(tally.expected)
     groups = []
-    for row, hits, expected in zip(rows, positives, tally.expected, strict=True):
+    for row, hits, expected in zip(rows, positives, expected_rows, strict=True):
         if row[0] > 0:
             rate = M.estimate(np.divide(hits, row, out=np.full_like(hits, np.nan), where=row > 0))
             groups.append({"rows": int(row[0]), "mean_probability": float(expected[0] / row[0]), "rate": rate})

@@ -55,7 +55,7 @@ def estimates(histogram: Sequence[float]) -> dict[str, float | None]:
     none = np.zeros(1)
     edges = M.Edges(np.asarray(FINE_EDGES), np.empty(0))
     expected = rows * _CENTRES[:, None]
-    tally = M.Tally(edges, rows, expected, expected.sum(axis=0)[None], none, none, none)
+    tally = M.Tally(edges, rows, expected, expected, none, none, none)
     found = {"roc_auc": M.roc_auc(tally)[0], "purchases": tally.hits[0], "lift_top_tenth": M.deciles(tally)["lift"][0, 0]}
     return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}
 
@@ -79,7 +79,7 @@ def realised(scores: DataFrame, bought: DataFrame, grain: str, settings: Evaluat
             "roc_auc": M.roc_auc(tally),
             "purchases": tally.hits,
             "lift_top_tenth": M.deciles(tally)["lift"][0],
-            "observed_over_expected": tally.hits / tally.expected.sum(axis=0),
+            "observed_over_expected": M.observed_over_expected(tally),
             "calibration_error": M.calibration_error(tally),
             "candidate_recall": M.candidate_recall(tally),
         }

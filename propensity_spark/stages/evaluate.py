@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from propensity_spark.errors import ChallengerRefused
-from propensity_spark.evaluate import context, report
+from propensity_spark.evaluate import card, context, report
 from propensity_spark.evaluate.heldout import assess
+from propensity_spark.evaluate.segments import USER_SEGMENT
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
+from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import looked_at, purchases
-from propensity_spark.models import CHALLENGER, champion_version, load, log_evaluation, promote, version_of
+from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, log_evaluation, logged, promote, version_of
 from propensity_spark.platform import keep, release
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
+from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS, USERS
 from propensity_spark.simulate.truth import write_truth
 
 
@@ -36,7 +39,16 @@ def _execute(run: Run) -> Outcome:
     bought = keep(every.join(population, ["user_id", "as_of_date"], "left_semi"))
     champion = load(settings, rival) if rival else None
     truth = _truth(run, dates)
-    sections, decision = assess(training_set, bought, challenger=challenger, champion=champion, settings=settings, truth=truth)
+    sections, decision = assess(
+        training_set,
+        bought,
+        challenger=challenger,
+        champion=champion,
+        settings=settings,
+        truth=truth,
+        user_segments=_user_segments(run, dates),
+        rows_per_second=logged(settings, challenger.version)[1].get(SPEED),
+    )
     found = sections["evaluation"]
     numbers = {
         "head": context.head(settings, challenger, run.as_of),
@@ -64,12 +76,22 @@ def _reports(run: Run) -> Path | None:
 
 
 def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:
-    """Write the report, log it to MLflow; returns where it lies, for people."""
+    """Write the report and the model card, log both to MLflow; returns where the report lies, for people."""
     reports = _reports(run)
     with tempfile.TemporaryDirectory() as aside:
         page, data = report.write(numbers, reports or Path(aside), run.as_of)
-        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data])
+        cards = card.write(numbers, page.parent)
+        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data, *cards])
     return str(page) if reports else f"MLflow, evaluation/report.html of version {version} ({run.lake.root} is not a local folder)"
+
+
+def _user_segments(run: Run, dates: Sequence[date]) -> DataFrame | None:
+    """(user_id, as_of_date, user_segment) as known on each of the dates; None where no source tells of users."""
+    if not run.settings.sources.get("users"):
+        return None
+    grid = Grid(tuple(dates))
+    known = attributes_as_of(run.lake.read(USERS), "user_id", [USER_SEGMENT], grid)
+    return known.select("user_id", grid.day(F.col("position")).alias("as_of_date"), USER_SEGMENT)
 
 
 def _truth(run: Run, dates: Sequence[date]) -> DataFrame | None:

@@ -12,9 +12,10 @@ from propensity_spark.config import Settings
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
 from propensity_spark.score import PROBABILITY, with_probability
-from propensity_spark.train.calibrate import best_threshold, histogram, isotonic
+from propensity_spark.train.calibrate import calibrated, histograms, together
 from propensity_spark.train.fit import Fitted
 from propensity_spark.train.reference import feature_bins, score_bins
+from propensity_spark.train.threshold import allowed_contacts, best_threshold
 from propensity_spark.train.tune import tune
 
 
@@ -45,15 +46,19 @@ def challenger(
         label=settings.label,
         inputs=dict(inputs),
     )
-    scores = histogram(with_probability(training_set.where(F.col("split") == "calibration"), raw))
-    x, y = isotonic(scores)
+    by_day = histograms(with_probability(training_set.where(F.col("split") == "calibration"), raw))
+    x, y, calibration = calibrated(by_day, settings.train.calibration)
+    scores = together(list(by_day.values()))
+    contacts = allowed_contacts(settings, scores.rows.sum(), len(by_day))
     bins = settings.monitor.bins
     baseline = feature_bins(train_rows, features, bins) | {PROBABILITY: score_bins(scores, x, y, bins)}
     model = replace(
         raw,
         calibration_x=tuple(x.tolist()),
         calibration_y=tuple(y.tolist()),
-        threshold=best_threshold(scores, x, y),
+        calibration=calibration,
+        threshold=best_threshold(scores, x, y, settings.score, contacts),
+        threshold_by=settings.score.threshold_by,
         baseline=baseline,
     )
     return model, trials

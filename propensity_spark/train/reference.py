@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,6 @@ from propensity_spark.predictor import ReferenceBins
 from propensity_spark.train.calibrate import Floats, Histogram
 
 _SAMPLE_ROWS = 100_000
-_COUNTED = "as_of_date date, subject int, bin int, weight double"
 _CATEGORICAL = frozenset(feature.name for feature in FEATURES if feature.categorical)
 _FEW_EDGES = 32  # up to here comparing with each edge is faster than searching among them
 SHARE_FLOOR = 1e-4
@@ -108,35 +107,36 @@ def with_codes(rows: DataFrame, categories: Mapping[str, Sequence[str]]) -> Data
     return rows.withColumns({name: code(name, values) for name, values in categories.items()})
 
 
-def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]]) -> dict[date, dict[str, list[float]]]:
-    """As-of date → column → weight in each of its bins (as `ReferenceBins` counts them) and, last, of its nulls.
+def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]], by: str = "as_of_date") -> dict[Any, dict[str, list[float]]]:
+    """Value of `by` (as-of dates, or another column with few values and no null) → column → weight in each of its bins (as
+    `ReferenceBins` counts them) and, last, of its nulls.
 
-    `rows` has the columns, `as_of_date` and `sample_weight`. One Spark pass; to the driver come dates × columns × bins.
+    `rows` has the columns, `by` and `sample_weight`. One Spark pass; to the driver come values × columns × bins.
     """
     names = list(edges)
     cuts = [np.asarray(edges[name], dtype=float) for name in names]
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-        totals: dict[np.datetime64, list[Floats]] = {}
+        totals: dict[Any, list[Floats]] = {}
         for batch in batches:
             matrix = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, len(names))
             weight = batch.column(1).to_numpy(zero_copy_only=False)
-            days = batch.column(2).to_numpy(zero_copy_only=False)
-            for day in np.unique(days):
-                chosen = slice(None) if (days == day).all() else days == day
-                total = totals.setdefault(day, [np.zeros(len(cut) + 2) for cut in cuts])
+            values = batch.column(2).to_numpy(zero_copy_only=False)
+            for value in np.unique(values):
+                chosen = slice(None) if (values == value).all() else values == value
+                total = totals.setdefault(value, [np.zeros(len(cut) + 2) for cut in cuts])
                 for column, cut in enumerate(cuts):
                     total[column] += np.bincount(_bins_of(matrix[chosen, column], cut), weight[chosen], len(cut) + 2)
-        for day, total in totals.items():
-            yield _counted(day, total)
+        for value, total in totals.items():
+            yield _counted(value, total)
 
-    packed = rows.select(
-        F.array(*(F.col(name).cast("double") for name in names)).alias("values"), F.col("sample_weight").cast("double"), "as_of_date"
-    )
-    summed = packed.mapInArrow(count, _COUNTED).groupBy("as_of_date", "subject", "bin").agg(F.sum("weight").alias("weight")).collect()
-    result = {row["as_of_date"]: {name: [0.0] * (len(edges[name]) + 2) for name in names} for row in summed}
+    matrix = F.array(*(F.col(name).cast("double") for name in names))
+    packed = rows.select(matrix.alias("values"), F.col("sample_weight").cast("double"), F.col(by).alias("by"))
+    schema = f"by {packed.schema['by'].dataType.simpleString()}, subject int, bin int, weight double"
+    summed = packed.mapInArrow(count, schema).groupBy("by", "subject", "bin").agg(F.sum("weight").alias("weight")).collect()
+    result = {row["by"]: {name: [0.0] * (len(edges[name]) + 2) for name in names} for row in summed}
     for row in summed:
-        result[row["as_of_date"]][names[row["subject"]]][row["bin"]] = row["weight"]
+        result[row["by"]][names[row["subject"]]][row["bin"]] = row["weight"]
     return result
 
 
@@ -155,15 +155,15 @@ def _bins_of(column: Floats, cut: Floats) -> np.typing.NDArray[np.intp]:
     return bins
 
 
-def _counted(day: np.datetime64, totals: list[Floats]) -> pa.RecordBatch:
+def _counted(value: Any, totals: list[Floats]) -> pa.RecordBatch:
     subject = np.concatenate([np.full(len(total), position) for position, total in enumerate(totals)])
     columns = [
-        pa.array(np.full(len(subject), day), pa.date32()),
+        pa.array(np.full(len(subject), value)),
         pa.array(subject, pa.int32()),
         pa.array(np.concatenate([np.arange(len(total)) for total in totals]), pa.int32()),
         pa.array(np.concatenate(totals)),
     ]
-    return pa.RecordBatch.from_arrays(columns, names=["as_of_date", "subject", "bin", "weight"])
+    return pa.RecordBatch.from_arrays(columns, names=["by", "subject", "bin", "weight"])
 
 
 def _categories(rows: DataFrame, names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -39,7 +39,7 @@ def test_metrics_agree_with_scikit_learn(spark: SparkSession) -> None:
     for case, part in rows.groupby("case"):
         y, p = part["label"].to_numpy(), part["score"].to_numpy()
         frame = spark.createDataFrame(part)
-        edges = M.find_edges(frame, ["score"], 2000, {"score": 0.5})
+        edges = M.find_edges(frame, ["score"], 2000, {"score": [0.5]})
         found = M.tally(frame, edges, 1, 3)["score"]
         assert found.total[0] == len(part)
         assert M.roc_auc(found)[0] == pytest.approx(roc_auc_score(y, p), abs=1e-4), case

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from sklearn.metrics import roc_auc_score
 
 from propensity_spark.config import EvaluateSettings
 from propensity_spark.errors import OneClassOnly
@@ -18,6 +19,7 @@ from propensity_spark.evaluate import metrics as M
 from propensity_spark.evaluate.bootstrap import bootstrap_totals, user_weights
 from propensity_spark.evaluate.ranking import mean_over_lists, outside_candidates, user_lists
 from propensity_spark.evaluate.results import evaluate
+from propensity_spark.evaluate.segments import segment_numbers, tally_apart
 from propensity_spark.tables import local_frame
 
 D, E = date(2024, 1, 5), date(2024, 1, 12)
@@ -105,7 +107,7 @@ def test_one_pass_gives_all_scores_and_null_scores_are_left_out(spark: SparkSess
 def tally_of(rows: list[float], positives: list[float], edges: list[float], missed: float = 0.0) -> M.Tally:
     column = np.array([[value] * 2 for value in rows]), np.array([[value] * 2 for value in positives])
     zero = np.zeros(2)
-    return M.Tally(M.Edges(np.array(edges), np.empty(0)), *column, np.zeros((1, 2)), zero, zero, np.full(2, missed))
+    return M.Tally(M.Edges(np.array(edges), np.empty(0)), *column, np.zeros_like(column[0]), zero, zero, np.full(2, missed))
 
 
 def test_decisions_at_a_threshold_count_missed_purchases() -> None:
@@ -150,9 +152,9 @@ def test_an_undefined_estimate_is_none() -> None:
 
 
 def test_edges_keep_every_distinct_score_and_the_threshold() -> None:
-    edges = M._edges(np.array([0.1, 0.1, 0.2, 0.4]), np.array([0, 0, 1, 1]), 10, 0.3)
+    edges = M._edges(np.array([0.1, 0.1, 0.2, 0.4]), np.array([0, 0, 1, 1]), 10, [0.3])
     assert edges.bins.tolist() == [0.2, 0.3, 0.4]
-    one_value = M._edges(np.full(5, 0.1), np.array([0, 0, 1, 0, 0]), 10, None)
+    one_value = M._edges(np.full(5, 0.1), np.array([0, 0, 1, 0, 0]), 10, [])
     assert one_value.bins.tolist() == []
 
 
@@ -185,6 +187,39 @@ def test_no_list_has_no_mean(spark: SparkSession) -> None:
     assert mean_over_lists(lists, 3, 1) == (0, {})
 
 
+def test_each_segment_is_measured_as_if_alone(spark: SparkSession) -> None:
+    """`big` is as large as the others together, `odd.one` promises threefold, `none` has no purchase; some users have no segment."""
+    rows = scored_rows(users=80)
+    rows["user_segment"] = rows["user_id"].map(lambda user: ["big", "big", "odd.one", None, "none"][int(user[1:]) % 5])
+    rows.loc[rows["user_segment"] == "odd.one", "probability"] = np.minimum(3 * rows["probability"], 0.99)
+    rows.loc[rows["user_segment"] == "none", "label"] = 0
+    frame = spark.createDataFrame(rows.replace({np.nan: None})).cache()
+    scores = ["challenger", "baseline"]
+    frame = frame.withColumnsRenamed({"probability": "challenger", "baseline_probability": "baseline"})
+    edges = M.find_edges(frame, scores, 500)
+    whole, apart = tally_apart(frame, edges, 100, 3, np.zeros(101))
+    at_once = M.tally(frame, edges, 100, 3)
+    for score in scores:
+        assert M.roc_auc(whole[score]) == pytest.approx(M.roc_auc(at_once[score]))
+        assert M.calibration_error(whole[score]) == pytest.approx(M.calibration_error(at_once[score]))
+    found = segment_numbers(apart)
+    segments = ["user_segment: big", "user_segment: none", "user_segment: odd.one"]
+    assert list(found) == ["new", "returning", f"as of {D}", f"as of {E}", *segments]
+    assert found["user_segment: none"] == {"note": found["user_segment: none"]["note"]}
+    for name, column, one in (
+        ("user_segment: big", "user_segment", "big"),
+        ("user_segment: odd.one", "user_segment", "odd.one"),
+        (f"as of {E}", "as_of_date", E),
+    ):
+        part = rows[rows[column] == one]
+        assert (found[name]["rows"], found[name]["purchases"]) == (len(part), part["label"].sum())
+        assert found[name]["challenger"]["roc_auc"]["value"] == pytest.approx(roc_auc_score(part["label"], part["probability"]), abs=0.003)
+        assert found[name]["observed_over_expected"]["value"] == pytest.approx(part["label"].sum() / part["probability"].sum())
+        assert "baseline" not in found[name]
+    assert found["user_segment: big"]["calibrated"] is True
+    assert found["user_segment: odd.one"]["calibrated"] is False
+
+
 def test_evaluation_at_both_grains(spark: SparkSession) -> None:
     rows = scored_rows()
     frame = spark.createDataFrame(rows).cache()
@@ -203,6 +238,7 @@ def test_evaluation_at_both_grains(spark: SparkSession) -> None:
         found["metrics"]["challenger"]["roc_auc"]["value"] - found["metrics"]["baseline"]["roc_auc"]["value"]
     )
     assert found["segments"]["new"]["rows"] + found["segments"]["returning"]["rows"] == len(rows)
+    assert list(found["segments"]) == ["new", "returning", f"as of {D}", f"as of {E}"]
     assert found["curves"]["challenger"]["recall"][-1] == pytest.approx(found["candidates"]["recall"]["value"], abs=1e-5)
     assert sum(one["rows"] for one in found["histogram"]) == len(rows)
     user_rows = rows.drop_duplicates(["user_id", "as_of_date"]).drop(columns="item_id").assign(is_new_user=False)

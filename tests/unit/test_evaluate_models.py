@@ -16,6 +16,7 @@ import pytest
 import xgboost
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from sklearn.metrics import roc_auc_score
 
 from propensity_spark import models
 from propensity_spark.config import FileSource, LabelSettings, Settings
@@ -25,12 +26,14 @@ from propensity_spark.evaluate.baseline import fit_baseline, with_baseline
 from propensity_spark.evaluate.ceiling import ceiling
 from propensity_spark.evaluate.explain import explain
 from propensity_spark.evaluate.heldout import assess, scored_test
+from propensity_spark.evaluate.leaks import alone
 from propensity_spark.features.registry import USER_FEATURES, model_features, training_set_table
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS
 from propensity_spark.stages.evaluate import STAGE
 from propensity_spark.tables import Lake, local_frame
+from propensity_spark.train.reference import feature_bins
 
 FEATURES = tuple(feature.name for feature in model_features("user", has_market=False))
 TRAIN, TEST = date(2024, 1, 5), date(2024, 3, 1)
@@ -152,7 +155,7 @@ def test_assess_decides_on_the_same_rows(spark: SparkSession) -> None:
     bought = frame.where("split = 'test' and label = 1").select("user_id", "as_of_date")
     challenger, champion = model_of(rows), model_of(rows, version="1", rounds=1)
     truth = bought.select("user_id", F.lit(None).cast("string").alias("item_id"), "as_of_date", F.lit(0.5).alias("probability"))
-    options = settings_of(max_calibration_error=1.0, auc_margin_over_baseline=-1.0, auc_margin_over_champion=-1.0)
+    options = settings_of(max_calibration_error=1.0, auc_margin_over_baseline=-1.0, auc_margin_over_champion=-1.0, min_segment_purchases=1)
     sections, decision = assess(
         frame,
         bought,
@@ -162,7 +165,7 @@ def test_assess_decides_on_the_same_rows(spark: SparkSession) -> None:
         truth=truth.withColumn("standard_error", F.lit(0.01)),
     )
     assert decision.outcome == "promoted"
-    assert {gate.name for gate in decision.gates} == {"auc_over_baseline", "auc_over_champion", "calibration_error"}
+    assert {gate.name for gate in decision.gates} == {"auc_over_baseline", "auc_over_champion", "calibration_error", "segment_auc"}
     assert sections["ceiling"] is None  # only purchases have a truth here: nothing to compare with
     assert sections["evaluation"]["threshold"]["value"] == 0.3
     assert sections["explain"]["rows"] == 50
@@ -170,6 +173,37 @@ def test_assess_decides_on_the_same_rows(spark: SparkSession) -> None:
     sections, decision = assess(frame, bought, challenger=challenger, champion=challenger, settings=options)
     assert decision.outcome == "already champion"
     assert "champion" not in sections["evaluation"]["metrics"]
+
+
+def test_a_planted_leak_is_caught(spark: SparkSession) -> None:
+    """`sessions_30d` is 0 for nobody who purchases, as a page seen on the way to the till; `views_30d` is the label, but for noise."""
+    rows = training_rows(1500)
+    rng = np.random.default_rng(9)
+    honest = frame_of(spark, rows)
+    bins = feature_bins(honest.where("split = 'train'"), FEATURES, 10)
+    quiet = alone(honest.where("split = 'train'"), FEATURES, bins)
+    train = rows[rows["split"] == "train"]
+    assert [one.feature for one in quiet][:1] == ["recency_days"]
+    assert {one.feature for one in quiet} == set(FEATURES)
+    assert max(one.decided_share for one in quiet) < 0.5
+    views = next(one for one in quiet if one.feature == "views_7d")
+    assert views.auc == pytest.approx(roc_auc_score(train["label"], train["views_7d"]), abs=0.01)
+
+    leaking = rows.assign(
+        sessions_30d=np.where(rows["label"] == 1, 1, rng.random(len(rows)) < 0.1).astype(float),
+        views_30d=rows["label"] + 0.3 * rng.random(len(rows)),
+    )
+    frame = frame_of(spark, leaking)
+    bins = feature_bins(frame.where("split = 'train'"), FEATURES, 10)
+    model = replace(model_of(leaking), baseline=bins)
+    bought = frame.where("split = 'test' and label = 1").select("user_id", "as_of_date")
+    sections, decision = assess(frame, bought, challenger=model, champion=None, settings=settings_of(max_calibration_error=1.0))
+    assert decision.outcome == "kept"
+    assert {gate.name for gate in decision.gates if not gate.passed} == {"feature_alone_auc", "decided_by_feature"}
+    found = {one["feature"]: one for one in sections["leaks"]}
+    assert found["views_30d"]["auc"] > 0.95
+    assert found["sessions_30d"]["decided_share"] == pytest.approx((leaking.query("split == 'train'")["sessions_30d"] == 0).mean())
+    assert alone(frame, FEATURES, {}) == []
 
 
 def test_shap_values_add_up_and_do_not_depend_on_partitions(spark: SparkSession) -> None:
@@ -265,6 +299,12 @@ def test_notes_say_what_is_not_point_in_time() -> None:
     assert "over the candidates" in notes
     plain = context.notes(settings_of(), {"purchases": 1000}, 0)
     assert len(plain) == 2
+    segments = {"new": {"note": "one class"}, "returning": {"calibrated": True}, "user_segment: a": {"calibrated": False}}
+    found = {"purchases": 1000, "segments": segments, "threshold": {"by": "set"}}
+    assert context.notes(settings_of(), found, 0)[1:] == [
+        "The probabilities are calibrated over all rows together, not inside each segment. The interval of purchases over expected "
+        "purchases leaves 1 out for: user segment: a."
+    ]
 
 
 def test_a_run_repeated_after_its_promotion_meets_the_same_rival(tmp_path: Path) -> None:

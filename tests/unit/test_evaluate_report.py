@@ -44,6 +44,9 @@ def minimal(*scores: str, ranked: bool = False) -> dict[str, Any]:
             "input_versions": {"gold/training_set": 1},
             "config_hash": "abc",
             "code_version": "0.1.0",
+            "currency": "USD",
+            "segments": {"high": 0.5, "low": 0.1},
+            "calibration": None,
         },
         "decision": {
             "outcome": "kept",
@@ -73,11 +76,12 @@ def minimal(*scores: str, ranked: bool = False) -> dict[str, Any]:
             "differences": {score: {name: estimate(0.0) for name in names} for score in scores if score != "challenger"},
             "candidates": {"purchases": 100, "missed": 0, "recall": estimate(1.0, 0.0)},
             "segments": {"new": {"note": "new users: found 0 purchases in 9 rows"}, "returning": segment()},
-            "threshold": {"value": 0.2}
+            "threshold": {"value": 0.2, "by": "set"}
             | {name: estimate(9.0) for name in ("true_positive", "false_positive", "false_negative", "true_negative")}
             | {name: estimate(0.5) for name in ("precision", "recall", "f1")},
             "deciles": {"gain": [estimate(share) for share in shares[1:]], "lift": [estimate(2 - share) for share in shares[1:]]},
             "curves": dict.fromkeys(scores, curve),
+            "worth": worth(money=False),
             "reliability": [
                 {"rows": 500, "mean_probability": 0.01, "rate": {"value": 0.0, "low": None, "high": None}},
                 {"rows": 500, "mean_probability": 0.2, "rate": estimate(0.19)},
@@ -92,15 +96,32 @@ def minimal(*scores: str, ranked: bool = False) -> dict[str, Any]:
 
 def segment() -> dict[str, Any]:
     found = {name: estimate(0.7) for name in report.METRIC_NAMES}
-    return {"rows": 991, "purchases": 100, "challenger": found, "baseline": found}
+    right = {"observed_over_expected": estimate(1.0), "calibrated": True}
+    return {"rows": 991, "purchases": 100, "challenger": found, "baseline": found} | right
+
+
+def worth(*, money: bool) -> dict[str, Any]:
+    names = ("contacts", "expected", "purchases", "rate", "lift", *(("profit", "roi") if money else ()))
+    part = {name: estimate(0.5) for name in names}
+    found = {"tenths": [part] * 10, "segments": dict.fromkeys(("High", "Medium", "Low"), part), "threshold": part}
+    if not money:
+        return found | {"conversion_value": None, "contact_cost": None}
+    curve = [{"share": share, "profit": estimate(1234.5 * share)} for share in (0.0, 0.5, 1.0)]
+    return found | {"conversion_value": 20.0, "contact_cost": 0.5, "curve": curve, "contacted_share": 0.2}
 
 
 def full() -> dict[str, Any]:
     numbers = minimal("challenger", "baseline", "champion", ranked=True)
+    reason = "smallest log loss on 2024-01-19"
     numbers["head"] |= {"grain": "user_item", "dataset": "stocks"}
+    numbers["head"]["calibration"] = {"method": "beta", "reason": reason, "log_loss": {"beta": 0.123456, "isotonic": 0.2}}
+    numbers["evaluation"]["worth"] = worth(money=True)
+    numbers["evaluation"]["threshold"]["by"] = "profit"
     numbers["decision"] |= {"outcome": "promoted", "champion_before": "1", "sentence": "version 2 promoted"}
     numbers["evaluation"] |= {"lists": 88, "candidates": {"purchases": 120, "missed": 20, "recall": estimate(0.83)}}
     truth = {name: estimate(0.8) for name in report.METRIC_NAMES}
+    private = {"observed_over_expected": estimate(1.3), "calibrated": False, "challenger": truth, "rows": 77, "purchases": 51}
+    numbers["evaluation"]["segments"]["user_segment: private"] = private
     drift = {"as_of_date": "2024-03-01", "limit": 0.2, "note": None}
     return numbers | {
         "explain": {
@@ -139,6 +160,7 @@ def full() -> dict[str, Any]:
             drift | {"subject": "silver/activity", "measure": "age_days", "value": 9.0, "limit": None, "breached": True},
         ],
         "notes": ["Read <this>."],
+        "leaks": [{"feature": "saw_checkout", "auc": 0.931, "decided_share": 0.625}],
     }
 
 
@@ -160,10 +182,17 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "1,234,567",
         "user missing",
         "Read &lt;this&gt;.",
+        "user segment: private",
+        "saw_checkout",
+        "Calibrated by the <b>beta</b> method: smallest log loss on 2024-01-19. Log loss there: beta 0.123456, isotonic 0.200000.",
+        "Chosen for the greatest profit on the calibration slice",
+        "20 for each purchase less 0.5 for each contact",
+        "Profit by share contacted",
+        "62.5%",
         "AUC &lt;low&gt;",
     ):
         assert words in page, words
-    assert page.count("<img ") == 11
+    assert page.count("<img ") == 12
     assert page.count("alt=") == page.count("<img ")
 
 

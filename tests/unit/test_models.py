@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ import xgboost
 from propensity_spark import models
 from propensity_spark.config import LabelSettings, Settings
 from propensity_spark.errors import ConfigurationError, NoChampion
-from propensity_spark.predictor import PropensityModel, ReferenceBins
+from propensity_spark.predictor import Calibration, PropensityModel, ReferenceBins, read
 
 MATRIX = np.array([[0.0, 1.0], [np.nan, 0.5], [1.0, 0.0]], dtype=np.float32)
 
@@ -42,7 +43,16 @@ def small_model() -> PropensityModel:
         train_to=date(2024, 2, 2),
         label=LabelSettings(horizon_days=30),
         inputs={"gold/training_set": 4},
+        calibration=Calibration("beta", "smallest log loss", {"beta": 0.1, "isotonic": 0.2}),
+        threshold_by="profit",
     )
+
+
+def test_a_model_from_before_methods_were_compared_is_read(tmp_path: Path) -> None:
+    small_model().save(tmp_path)
+    body = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({name: body[name] for name in body if name not in ("calibration", "threshold_by")}))
+    assert read(tmp_path) == replace(small_model(), calibration=None, threshold_by="f1")
 
 
 def register(configured: Settings, fingerprint: str) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 import xgboost
+from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from propensity_spark.config import Settings, TrainSettings
+from propensity_spark.config import ScoreSettings, Settings, TrainSettings
 from propensity_spark.errors import ConfigurationError, NotEnoughHistory
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.tables import local_frame
-from propensity_spark.train.calibrate import Histogram, best_threshold, histogram, isotonic
+from propensity_spark.train.calibrate import METHODS, Histogram, beta, calibrated, histograms, isotonic, platt, together
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.fit import arranged, fit
 from propensity_spark.train.reference import feature_bins, score_bins
 from propensity_spark.train.split import split_dates
+from propensity_spark.train.threshold import NOBODY, allowed_contacts, best_threshold
 from propensity_spark.train.tune import tune
 
 FRIDAY = date(2024, 1, 5)
@@ -172,8 +176,10 @@ def test_probabilities_are_right_on_unsampled_rows(training_set: DataFrame) -> N
 
 
 def test_histogram_counts_every_row_once(spark: SparkSession) -> None:
-    rows = [(0.0, 0), (1.0, 1), (0.5, 1), (0.5, 0), (0.2, 0)]
-    counted = histogram(local_frame(spark, rows, "purchase_probability double, label int"))
+    rows = [(0.0, 0, FRIDAY), (1.0, 1, FRIDAY), (0.5, 1, FRIDAY), (0.5, 0, FRIDAY + timedelta(7)), (0.2, 0, FRIDAY)]
+    by_day = histograms(local_frame(spark, rows, "purchase_probability double, label int, as_of_date date"))
+    assert {day: one.rows.tolist() for day, one in by_day.items()} == {FRIDAY: [1, 1, 1, 1], FRIDAY + timedelta(7): [1]}
+    counted = together(list(by_day.values()))
     assert counted.rows.tolist() == [1, 1, 2, 1]
     assert counted.positives.tolist() == [0, 0, 1, 1]
     assert counted.centre[1:3] == pytest.approx([0.2, 0.5], abs=0.001)
@@ -192,7 +198,119 @@ def test_isotonic_line_rises_strictly_through_the_blocks() -> None:
     assert y[1:-1].tolist() == pytest.approx([1 / 42, 0.3, 0.9])
     assert (np.diff(y) > 0).all()
     assert 0 < y[0] < y[-1] < 1
-    assert best_threshold(scores, x, y) == pytest.approx(float(np.interp(0.35, x, y)))  # F1 there: 18/25, one bin lower 22/35
+    assert best_threshold(scores, x, y, ScoreSettings()) == pytest.approx(float(np.interp(0.35, x, y)))  # F1: 18/25, one bin lower 22/35
+
+
+def scored_days(odds: Callable[[np.ndarray], np.ndarray], *, days: int = 3, rows: float = 4000.0) -> dict[date, Histogram]:
+    """Raw scores over the whole range, equally many of each, of which exactly the share sigmoid(odds(logit)) purchases."""
+    logit = np.arange(-5.975, 2, 0.05)
+    centre = 1 / (1 + np.exp(-logit))
+    right = 1 / (1 + np.exp(-odds(logit)))
+    day = Histogram(1 / (1 + np.exp(-(logit - 0.025))), centre, np.full(len(logit), rows), rows * right)
+    return {FRIDAY + timedelta(weeks=n): day for n in range(days)}
+
+
+@pytest.mark.parametrize(
+    ("odds", "method"),
+    [
+        (lambda logit: 0.6 * logit - 1.2, "platt"),
+        (lambda logit: 1.5 * np.log(1 / (1 + np.exp(-logit))) + 0.3 * np.log1p(np.exp(logit)) - 0.5, "beta"),
+    ],
+)
+def test_a_curve_of_the_family_is_found_again(odds: Callable[[np.ndarray], np.ndarray], method: str) -> None:
+    scores = together(list(scored_days(odds).values()))
+    knots = METHODS[method](scores)
+    assert knots is not None
+    assert np.interp(scores.centre, *knots) == pytest.approx(scores.positives / scores.rows, rel=2e-3)
+    assert (np.diff(knots[0]) > 0).all()
+    assert (np.diff(knots[1]) > 0).all()
+
+
+def test_the_method_that_holds_on_the_later_date_is_chosen() -> None:
+    """A curve with a step is neither family's; of a smooth one with few rows a day, steps learn the noise."""
+    _, _, chosen = calibrated(scored_days(lambda logit: np.where(logit > -2, -0.5, -4.0)))
+    assert chosen.method == "isotonic"
+    assert set(chosen.log_loss) == {"isotonic", "beta", "platt"}
+    assert (
+        "smallest log loss on 2024-01-19, of methods fitted on the calibration slice before it (2024-01-05 to 2024-01-12)" in chosen.reason
+    )
+    rng = np.random.default_rng(7)
+    smooth = scored_days(lambda logit: 0.6 * logit - 1.2, rows=5)
+    noisy = {day: replace(one, positives=rng.binomial(5, one.positives / 5).astype(float)) for day, one in smooth.items()}
+    _, y, chosen = calibrated(noisy)
+    assert chosen.method in ("platt", "beta")
+    assert chosen.log_loss[chosen.method] < chosen.log_loss["isotonic"]
+    fitted_on_all = METHODS[chosen.method](together(list(noisy.values())))
+    assert fitted_on_all is not None
+    assert y.tolist() == fitted_on_all[1].tolist()
+    assert calibrated(noisy, "isotonic")[2].reason == "set in train.calibration"
+
+
+def test_without_a_later_date_or_a_second_class_it_is_isotonic() -> None:
+    days = scored_days(lambda logit: logit)
+    assert calibrated({FRIDAY: days[FRIDAY]})[2].reason.startswith("the calibration slice has one date, 2024-01-05")
+    empty = days | {max(days): replace(days[FRIDAY], positives=np.zeros_like(days[FRIDAY].positives))}
+    assert calibrated(empty)[2].reason == "before 2024-01-19 or on it there is one class only"
+
+
+def test_a_family_that_would_turn_the_order_round_is_no_candidate() -> None:
+    falling = together(list(scored_days(lambda logit: -0.5 * logit - 2).values()))
+    assert platt(falling) is None
+    assert beta(falling) is None
+    _, y, chosen = calibrated({FRIDAY: falling}, "platt")
+    assert (chosen.method, chosen.reason) == ("isotonic", "platt calibration does not rise on the calibration slice")
+    assert (np.diff(y) > 0).all()
+
+
+QUARTERS = Histogram(
+    lower=np.array([0.05, 0.15, 0.25, 0.35]),
+    centre=np.array([0.1, 0.2, 0.3, 0.4]),
+    rows=np.array([100.0, 60.0, 30.0, 10.0]),
+    positives=np.array([2.0, 6.0, 6.0, 4.0]),
+)
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ({"threshold_by": "f1"}, 0.25),  # 20/58; 8/28 above it, 32/118 below
+        ({"threshold_by": "youden"}, 0.15),  # 16/18 − 84/182; 10/18 − 30/182 above it
+        ({"threshold_by": "profit", "conversion_value": 10.0, "contact_cost": 1.5}, 0.25),  # a purchase in 6.7 pays: 2/10 do, 1/10 do not
+        ({"threshold_by": "profit", "conversion_value": 10.0, "contact_cost": 0.9}, 0.15),
+        ({"threshold_by": "profit", "conversion_value": 1.0, "contact_cost": 1.0}, NOBODY),
+        ({"threshold_by": "budget", "budget_share": 0.2}, 0.25),
+        ({"threshold_by": "budget", "budget_share": 0.19}, 0.35),
+        ({"threshold_by": "budget", "budget_share": 0.01}, NOBODY),
+        ({"threshold_by": "budget", "budget_contacts": 40}, 0.25),
+        ({"threshold_by": "budget", "budget_contacts": 39}, 0.35),
+    ],
+)
+def test_the_threshold_is_the_best_by_what_was_asked_for(score: dict[str, object], expected: float) -> None:
+    asked = settings(score=score)
+    line = np.array([0.0, 1.0])
+    allowed = allowed_contacts(asked, QUARTERS.rows.sum(), days=1)
+    assert best_threshold(QUARTERS, line, line, asked.score, allowed) == pytest.approx(expected)
+
+
+def test_a_budget_of_a_day_is_shared_by_the_users_that_the_slice_has() -> None:
+    pairs = settings(grain="user_item", score={"budget_contacts": 100}, sampling={"user_share": 0.5}, split={"by": "users"})
+    assert allowed_contacts(pairs, 1e6, days=3) == pytest.approx(100 * 3 * 0.5 * 0.2)
+    assert allowed_contacts(settings(sampling={"user_share": 0.5}, score={"budget_contacts": 100}), 1e6, days=3) == 300
+    assert allowed_contacts(settings(), 1e6, days=3) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        ({"threshold_by": "profit"}, "expected score.conversion_value and score.contact_cost, found neither"),
+        ({"conversion_value": 2.0}, "expected both or neither"),
+        ({"threshold_by": "budget"}, "expected score.budget_share or score.budget_contacts, found neither"),
+        ({"budget_share": 0.1, "budget_contacts": 5}, "expected one of them, found both"),
+    ],
+)
+def test_a_threshold_without_what_decides_is_refused(score: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(score=score)
 
 
 def test_one_block_is_a_constant_with_a_slight_slope() -> None:
