@@ -19,7 +19,7 @@ from string import Template
 from typing import Any
 
 import duckdb
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.features import paths
@@ -62,10 +62,10 @@ def write_silver(spark: SparkSession, lake: Lake, events: int, users: int) -> No
     """Visits of four events of a user on one day: views, purchases (two events of one order), cancellations, searches."""
     visit, known = F.expr("id DIV 4"), F.to_timestamp(F.col("event_date"))
 
-    def drawn(name: str, of: F.Column | str, below: int) -> F.Column:
+    def drawn(name: str, of: Column | str, below: int) -> Column:
         return F.pmod(F.xxhash64(F.lit(name), of), F.lit(below))
 
-    def named(prefix: str, value: F.Column) -> F.Column:
+    def named(prefix: str, value: Column) -> Column:
         return F.concat(F.lit(prefix), F.lpad(value.cast("string"), 9, "0"))
 
     kind = drawn("kind", F.expr("id DIV 2"), 100)

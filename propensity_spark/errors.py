@@ -158,6 +158,8 @@ class NotScored(PropensityError):
 class NotEnoughUsers(PropensityError):
     """An experiment has no users to plan with, or none in one of its arms."""
 
+    then = "choose another segment or date, or a larger share; the message says how many users there are"
+
 
 class NothingToPublish(PropensityError):
     """There is not one score for the date; what was published before stays."""
