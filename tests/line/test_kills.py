@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def bury(victim: subprocess.Popen[bytes], place: Place) -> None:
     assert code == -signal.SIGKILL, (place.folder / "victim.log").read_text()
     while left := [process for process in Path("/proc").glob("[0-9]*") if session_of(process) == victim.pid]:
         for process in left:  # workers of Spark lead a group of their own
-            os.kill(int(process.name), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def session_of(process: Path) -> int:
