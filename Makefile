@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-far-trans bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -54,6 +54,9 @@ soak: setup ## the line killed after every single one of its writes; `make fault
 
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
+
+bench-far-trans: setup ## ranking for real investors beside popularity and EASE on 14 dates; needs DATA=folder that has far_trans/ (half an hour)
+	@$(BIN)/python -m benchmarks.far_trans --data "$$DATA" $${ARGS:-}
 
 bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: how often its defaults are right (minutes)
 	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}
