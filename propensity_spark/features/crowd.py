@@ -149,15 +149,15 @@ def _strongest(links: DataFrame, neighbours: int) -> DataFrame:
 
 
 def item_state(events: DataFrame, mine: DataFrame, grid: Grid) -> DataFrame:
-    """(item_id, position, item_lately_share, first_buy, last_buy) of every item that somebody has."""
+    """(item_id, position, item_lately_share, item_first_buy, item_last_buy) of every item that somebody has."""
     everything = Window.partitionBy("position")
     weights = mine.groupBy("item_id", "position").agg(F.sum("lately").alias("lately"))
     shares = weights.withColumn("item_lately_share", F.col("lately") / F.sum("lately").over(everything)).drop("lately")
     buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull())
     dated = buys.groupBy("item_id", "event_date", "enters", "leaves").agg(F.max("event_date").alias("bought"))
-    dated = dated.select("*", F.col("bought").alias("first_buy"), F.col("bought").alias("last_buy"))
-    changes = extremes(dated, ["item_id"], ["first_buy", "last_buy"], grid)
-    dates = each_position(running_state(changes, ["item_id"], grid, [], latest=["last_buy"], earliest=["first_buy"]))
+    dated = dated.select("*", F.col("bought").alias("item_first_buy"), F.col("bought").alias("item_last_buy"))
+    changes = extremes(dated, ["item_id"], ["item_first_buy", "item_last_buy"], grid)
+    dates = each_position(running_state(changes, ["item_id"], grid, [], latest=["item_last_buy"], earliest=["item_first_buy"]))
     return shares.join(dates, ["item_id", "position"], "inner")
 
 
@@ -193,8 +193,8 @@ def with_crowd(rows: DataFrame, found: Crowd | None) -> DataFrame:
     return rows.withColumns(
         {
             "item_lately_share": F.coalesce("item_lately_share", F.lit(0.0)),
-            "item_age_days": F.date_diff("as_of_date", "first_buy").cast("long"),
-            "item_idle_days": F.date_diff("as_of_date", "last_buy").cast("long"),
+            "item_age_days": F.date_diff("as_of_date", "item_first_buy").cast("long"),
+            "item_idle_days": F.date_diff("as_of_date", "item_last_buy").cast("long"),
             "co_purchase_cosine": F.coalesce("cosine", F.lit(0.0)) / F.col("items_held"),
             "co_purchase_lately": F.when(F.col("strength") > 0, linked / F.col("strength")),
         }
