@@ -29,13 +29,13 @@ def ease(owned: Floats, penalty: float) -> Floats:
 def ndcg(scores: Floats, candidates: Flags, bought: Flags, wanted: NDArray[np.int64]) -> Floats:
     """nDCG@10 of each user's list of candidates by falling score, ties by position.
 
-    `wanted`: how many items the best possible list holds, at least one for every user. NaN scores last.
+    `wanted`: how many items the best possible list holds, at least one for every user. NaN is the last candidate.
 
     >>> both = np.array([[True, True]])
     >>> float(ndcg(np.array([[0.2, 0.1]]), both, np.array([[True, False]]), np.array([1]))[0])
     1.0
     """
-    ranked = np.where(candidates, np.nan_to_num(scores, nan=-np.inf), -np.inf)
+    ranked = np.where(candidates, np.nan_to_num(scores, nan=np.finfo(np.float64).min), -np.inf)
     first = np.argsort(-ranked, axis=1, kind="stable")[:, :LIST]
     gains = np.take_along_axis(bought & candidates, first, axis=1)
     discounts = 1 / np.log2(np.arange(2, LIST + 2))
