@@ -213,7 +213,7 @@ def with_crowd(rows: list[Row], activity: list[Row], users: list[Row] | None, da
             alike = [other for user, other in has.items() if user in profiles and profiles[user][attribute] == value]
             whole = sum(weight for other in alike for weight in other.values())
             own = sum(other.get(item, 0) for other in alike)
-            row[name] = (own + 20 * share) / (whole + 20) if value is not None and whole else None
+            row[name] = (own + 20 * share) / (whole + 20) if value is not None else None
     return rows
 
 

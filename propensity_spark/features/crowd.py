@@ -188,7 +188,7 @@ def with_crowd(rows: DataFrame, found: Crowd | None) -> DataFrame:
             rows = rows.withColumn(share, F.lit(None).cast("double"))
         else:
             rows = rows.join(F.broadcast(found.shares[attribute]), [attribute, "item_id", "position"], "left")
-            rows = rows.withColumn(share, F.when(F.col(attribute).isNotNull(), F.coalesce(share, F.lit(0.0))))
+            rows = rows.withColumn(share, F.when(F.col(attribute).isNotNull(), F.coalesce(share, "item_lately_share", F.lit(0.0))))
     linked = F.coalesce("lately_link", F.lit(0.0))
     return rows.withColumns(
         {

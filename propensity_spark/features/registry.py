@@ -155,7 +155,7 @@ FEATURES: tuple[Feature, ...] = (
             DOUBLE,
             "0–1",
             f"(w(s, item) + 20·item_lately_share) / (w(s) + 20), w summed over the users with the user's {attribute} s",
-            f"no {attribute} visible, nobody with it has anything, {NO_CROWD}",
+            f"no {attribute} visible, {NO_CROWD}",
         )
         for attribute, name in (("risk_tolerance", "risk_lately_share"), ("user_segment", "segment_lately_share"))
     ),
