@@ -83,7 +83,7 @@ def test_user_item_features(
     check(found, expected, USER_ITEM_FEATURES)
 
 
-@FEW
+@settings(FEW, max_examples=6)
 @given(
     activity(),
     st.none() | users(),
