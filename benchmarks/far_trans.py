@@ -24,12 +24,9 @@ from pyspark.sql import functions as F
 from benchmarks.far_trans_model import HORIZON, OTHERS, Windows, evaluate
 from benchmarks.measure import RESULTS, code, machine
 from propensity_spark.config import CONF_DIR, Settings, load_settings
-from propensity_spark.features.affinity import item_dates, sector_spending
-from propensity_spark.features.candidates import user_item_features
+from propensity_spark.features.affinity import item_dates
 from propensity_spark.features.crowd import crowd
 from propensity_spark.features.events import live_events
-from propensity_spark.features.matrix import assemble
-from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.line import run_line, stage_named
 from propensity_spark.schemas import ACTIVITY, ITEMS, USERS
@@ -48,9 +45,8 @@ def main() -> None:
     settings = load_settings(
         CONF_DIR / "local.yml", "funds", [f"lake.root={work / 'lake'}", f"publish.uri={work / 'published'}", *asked.settings], asked.data
     )
-    bounds = prepare(settings, work, asked.every)
-    windows = Windows.read(work)
-    results = evaluate(windows, [bound for bound in bounds if FIRST <= bound <= LAST], asked.rounds)
+    bounds = prepare(settings, work)
+    results = evaluate(Windows.read(work), [bound for bound in bounds if bound >= FIRST], asked.rounds)
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"far_trans-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps({"machine": before, "code": code(), **results.body()}, indent=1) + "\n", encoding="utf-8")
@@ -63,14 +59,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder that has far_trans/")
     parser.add_argument("--work", default="lake/far_trans_benchmark", help="where silver and features are kept between runs")
-    parser.add_argument("--every", type=int, default=1, help="every n-th bound before the first evaluation date is a date to train on")
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--settings", nargs="*", default=[], help="key=value, as for propensity run")
     return parser.parse_args()
 
 
-def prepare(settings: Settings, work: Path, every: int) -> list[date]:
-    """Silver, the acquisitions, and the features of each date as Parquet. Returns the bounds."""
+def prepare(settings: Settings, work: Path) -> list[date]:
+    """Silver, the acquisitions, and what the product's functions know of the crowd on the eve of each bound. Returns the bounds."""
     spark = get_session(settings.spark, "far-trans")
     lake = Lake(spark, settings.lake)
     if not lake.exists(ACTIVITY):
@@ -80,11 +75,15 @@ def prepare(settings: Settings, work: Path, every: int) -> list[date]:
     acquired.to_parquet(work / "acquisitions.parquet")
     bounds = sorted(day + timedelta(days=1) for day in set(acquired["visible_date"]))
     early = [bound for bound in bounds if bound < FIRST]
-    for bound in [*early[::-1][::every], *(bound for bound in bounds if FIRST <= bound <= LAST)]:
-        folder = work / "features" / f"{bound}"
-        if not (folder / "_SUCCESS").exists():
-            features(spark, settings, lake, bound, looked_at(acquired, bound)).write.mode("overwrite").parquet(str(folder))
-            sys.stderr.write(f"features of {bound}\n")
+    bounds = [*early[::-2][::-1], *(bound for bound in bounds if FIRST <= bound <= LAST)]  # every other one will do to learn from
+    (work / "bounds.json").write_text(json.dumps([str(bound) for bound in bounds]), encoding="utf-8")
+    customers = pd.concat(
+        pd.DataFrame({"user_id": looked_at(acquired, bound), "position": position}) for position, bound in enumerate(bounds)
+    )
+    for name, frame in features(spark, settings, lake, bounds, spark.createDataFrame(customers)).items():
+        if not (work / name / "_SUCCESS").exists():
+            frame.coalesce(4).write.mode("overwrite").parquet(str(work / name))
+            sys.stderr.write(f"{name}\n")
     spark.stop()
     return bounds
 
@@ -94,20 +93,28 @@ def looked_at(acquired: pd.DataFrame, bound: date) -> Sequence[str]:
     eve = bound - timedelta(days=1)
     having = set(acquired[acquired["visible_date"] <= eve]["user_id"])
     active = set(acquired[(acquired["event_date"] > eve) & (acquired["visible_date"] <= eve + timedelta(days=HORIZON))]["user_id"])
-    return sorted(having & active) + sorted(pd.Series(sorted(having - active)).sample(frac=OTHERS, random_state=7))
+    return sorted(having & active) + sorted(pd.Series(sorted(having - active), dtype=str).sample(frac=OTHERS, random_state=7))
 
 
-def features(spark: SparkSession, settings: Settings, lake: Lake, bound: date, customers: Sequence[str]) -> DataFrame:
-    """What the product's model sees of each candidate of these customers on the eve of the bound, by the product's own functions."""
-    grid = Grid((bound - timedelta(days=1),))
-    activity, items, users = lake.read(ACTIVITY), lake.read(ITEMS), lake.read(USERS)
-    events = live_events(activity, grid).persist()
-    spending = sector_spending(events, items, grid).persist()
-    around = crowd(events, users, grid, settings.candidates.held_days, settings.features.crowd)
-    chosen = events.join(F.broadcast(spark.createDataFrame(pd.DataFrame({"user_id": customers}))), ["user_id"], "left_semi")
-    pairs = user_item_features(chosen, item_dates(events, items, grid), spending, grid, settings.candidates, crowd=around)
-    of_users = user_features(events, activity, users, spending, grid=grid, risk_levels=settings.features.risk_levels)
-    return assemble(of_users, pairs).coalesce(2)
+def features(spark: SparkSession, settings: Settings, lake: Lake, bounds: Sequence[date], customers: DataFrame) -> dict[str, DataFrame]:
+    """The parts of `features.crowd` on the eves, of these customers (user_id, position), and the items known; all eves at once.
+
+    `with_crowd` would join them to every candidate, 40 million rows; they are put together as matrices instead.
+    """
+    grid = Grid(tuple(bound - timedelta(days=1) for bound in bounds))
+    events = live_events(lake.read(ACTIVITY), grid).persist()
+    around = crowd(events, lake.read(USERS), grid, settings.candidates.held_days, settings.features.crowd)
+    if around.profiles is None:
+        raise ValueError("funds: expected a source of users")
+    looked, key = F.broadcast(customers.withColumn("position", F.col("position").cast("int"))), ["user_id", "position"]
+    return {
+        "known": item_dates(events, lake.read(ITEMS), grid),
+        "items": around.items,
+        **around.shares,
+        "profiles": looked.join(around.profiles, key, "left"),
+        "owners": around.owners.join(looked, key, "left_semi"),
+        "pairs": around.pairs.join(looked, key, "left_semi"),
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.recommend import Floats, ease, ndcg, paired_interval, popularity
-from propensity_spark.features.registry import model_features
+from propensity_spark.features.crowd import PROFILE_SHARES
 
 HORIZON = 166
-OTHERS = 0.03  # of the customers who acquire nothing in the window, drawn for the unconditional question
+OTHERS = 0.01  # of the customers who acquire nothing in the window, drawn for the unconditional question
 SHORT = 14  # days: the longest interval, so the shortest window in which every acquisition can lie
-FEATURES = [feature.name for feature in model_features("user_item", has_market=False)]
+FEATURES = [
+    *("item_buyers_30d", "item_buyers_90d", "item_age_days", "item_idle_days", "item_lately_share"),
+    *("co_purchase_cosine", "co_purchase_lately", *PROFILE_SHARES.values(), "items_held", "recency_days"),
+]
 BASE = "co_purchase_lately"
 PENALTIES = (300.0, 1000.0, 3000.0)
 MODEL = "model"
@@ -53,38 +57,75 @@ class Seen:
 
 @dataclass(frozen=True)
 class Windows:
-    """The work folder."""
+    """What `prepare` left in the work folder; `parts` by name."""
 
-    work: Path
     acquired: pd.DataFrame
     bounds: list[date]
+    parts: Mapping[str, pd.DataFrame]
 
     @classmethod
     def read(cls, work: Path) -> Windows:
-        bounds = sorted(date.fromisoformat(folder.name) for folder in (work / "features").iterdir() if (folder / "_SUCCESS").exists())
-        return cls(work, pd.read_parquet(work / "acquisitions.parquet"), bounds)
+        bounds = [date.fromisoformat(bound) for bound in json.loads((work / "bounds.json").read_text(encoding="utf-8"))]
+        names = ("known", "items", *PROFILE_SHARES, "profiles", "owners", "pairs")
+        return cls(pd.read_parquet(work / "acquisitions.parquet"), bounds, {name: pd.read_parquet(work / name) for name in names})
 
     def known(self, bound: date) -> pd.DataFrame:
         """Acquisitions known on the eve of a bound."""
         return self.acquired[self.acquired["visible_date"] < bound]
 
     def seen(self, bound: date) -> Seen:
-        rows = pd.read_parquet(self.work / "features" / f"{bound}")
-        user, customers = pd.factorize(rows["user_id"], sort=True)
-        item, items = pd.factorize(rows["item_id"], sort=True)
-        values = np.full((len(customers), len(items), len(FEATURES)), np.nan, np.float32)
-        for place, name in enumerate(FEATURES):
-            values[user, item, place] = rows[name].astype("float32")
-        candidates = np.zeros(values.shape[:2], bool)
-        candidates[user, item] = True
-        later = self.acquired[self.acquired["event_date"] >= bound]
-        later = later[later["user_id"].isin(customers)]
+        position = self.bounds.index(bound)
+        parts = {name: part[part["position"] == position] for name, part in self.parts.items()}
+        customers, items = pd.Index(sorted(parts["profiles"]["user_id"])), pd.Index(sorted(parts["known"]["item_id"]))
+        had = self.known(bound)
+        had = had[had["user_id"].isin(customers) & had["item_id"].isin(items)]
+        candidates = np.ones((len(customers), len(items)), bool)
+        candidates[customers.get_indexer(had["user_id"]), items.get_indexer(had["item_id"])] = False
+        last = self.known(bound).groupby("user_id")["event_date"].max().reindex(customers)
+        values = _values(parts, customers, items, np.array([(bound - day).days - 1 for day in last], np.float32), bound)
+        later = self.acquired[(self.acquired["event_date"] >= bound) & self.acquired["user_id"].isin(customers)]
         waited = np.array([(day - bound).days + 1 for day in later["visible_date"]], float)
         who, what = customers.get_indexer(later["user_id"]), items.get_indexer(later["item_id"])
         days = np.full(candidates.shape, np.inf)
         days[who[what >= 0], what[what >= 0]] = waited[what >= 0]
         missed = np.bincount(who[(what < 0) & (waited <= HORIZON)], minlength=len(customers))
         return Seen(list(customers), list(items), values, candidates, days, missed)
+
+
+def _values(
+    parts: Mapping[str, pd.DataFrame], customers: pd.Index, items: pd.Index, recency: NDArray[np.float32], bound: date
+) -> NDArray[np.float32]:
+    """The features as `with_crowd` would join them to each pair, (customers, items, features)."""
+    known, of_items = (parts[name].set_index("item_id").reindex(items) for name in ("known", "items"))
+    owners, profiles = (parts[name].set_index("user_id").reindex(customers) for name in ("owners", "profiles"))
+    eve = pd.Timestamp(bound - timedelta(days=1))
+    held, strength = (owners[name].to_numpy(float)[:, None] for name in ("items_held", "strength"))
+    row, column = customers.get_indexer(parts["pairs"]["user_id"]), items.get_indexer(parts["pairs"]["item_id"])
+    inside = column >= 0
+    found = {name: np.zeros((len(customers), len(items))) for name in ("cosine", "lately_link")}
+    for name, sums in found.items():
+        sums[row[inside], column[inside]] = parts["pairs"][name].to_numpy()[inside]
+    everyone = of_items["item_lately_share"].fillna(0.0).to_numpy()
+    features: dict[str, Any] = {
+        **{name: known[name].to_numpy(float) for name in ("item_buyers_30d", "item_buyers_90d")},
+        "item_age_days": (eve - pd.to_datetime(of_items["item_first_buy"])).dt.days.to_numpy(float),
+        "item_idle_days": (eve - pd.to_datetime(of_items["item_last_buy"])).dt.days.to_numpy(float),
+        "item_lately_share": everyone,
+        "co_purchase_cosine": found["cosine"] / held,
+        "co_purchase_lately": found["lately_link"] / np.where(strength > 0, strength, np.nan),
+        "items_held": held,
+        "recency_days": recency[:, None],
+    }
+    for attribute, name in PROFILE_SHARES.items():
+        shares = parts[attribute].pivot_table(index=attribute, columns="item_id", values=name).reindex(columns=items)
+        level = shares.index.get_indexer(profiles[attribute])
+        of_level = np.vstack([shares.to_numpy(float), np.full(len(items), np.nan)])[level]
+        unseen = np.isnan(of_level) & profiles[attribute].notna().to_numpy()[:, None]
+        features[name] = np.where(unseen, everyone, of_level)
+    values = np.empty((len(customers), len(items), len(FEATURES)), np.float32)
+    for place, name in enumerate(FEATURES):
+        values[:, :, place] = features[name]
+    return values
 
 
 @dataclass(frozen=True)
@@ -173,7 +214,7 @@ def baselines(known: pd.DataFrame, seen: Seen) -> dict[str, Floats]:
 def base_margin(seen: Seen) -> NDArray[np.float32]:
     """Log of `co_purchase_lately` against the customer's best candidate; `item_lately_share` where it is null."""
     share, everyone = (seen.values[:, :, FEATURES.index(name)] for name in (BASE, "item_lately_share"))
-    share = np.nan_to_num(np.where(np.isnan(share), everyone, share))
+    share = np.where(seen.candidates, np.nan_to_num(np.where(np.isnan(share), everyone, share)), 0.0)
     return np.asarray(np.log(share / np.maximum(share.max(axis=1, keepdims=True), 1e-12) + 1e-3), np.float32)
 
 
@@ -189,7 +230,7 @@ def sample(seen: Seen, bound: date) -> Sample:
     kept = bought.copy()
     for row in active:
         kept[row, np.argsort(chance[row], kind="stable")[:NEGATIVES]] = True
-    rows, columns = np.nonzero(kept & bought.any(axis=1)[:, None])
+    rows, columns = np.nonzero(kept & seen.candidates & bought.any(axis=1)[:, None])
     return seen.values[rows, columns], bought[rows, columns], base_margin(seen)[rows, columns]
 
 
@@ -230,6 +271,6 @@ def _all_customers(seen: Seen, margin: Floats) -> tuple[Floats, Floats, Floats]:
     bought = (seen.days <= HORIZON) & seen.candidates
     active = bought.any(axis=1) | (seen.unreachable > 0)
     rows, columns = np.nonzero(seen.candidates)
-    of_customer = [np.log1p(np.nan_to_num(seen.values[rows, columns, FEATURES.index(name)])) for name in ("recency_days", "frequency_365d")]
+    of_customer = [np.log1p(np.nan_to_num(seen.values[rows, columns, FEATURES.index(name)])) for name in ("recency_days", "items_held")]
     inputs = np.column_stack([margin[rows, columns], *of_customer])
     return inputs, bought[rows, columns].astype(float), np.where(active[rows], 1.0, 1 / OTHERS)

@@ -64,17 +64,39 @@ def acquisitions() -> pd.DataFrame:
 
 
 def work_folder(folder: Path) -> Path:
-    """Features of two customers on one bound; `has` has `old`, so `new` and `odd` are its candidates."""
-    rows = [("has", "new", 0.3), ("has", "odd", None), ("late", "new", 0.2), ("late", "odd", 0.1)]
-    frame = pd.DataFrame(
-        [(user, item, *([lately] * len(FEATURES))) for user, item, lately in rows], columns=["user_id", "item_id", *FEATURES]
-    )
-    target = folder / "features" / "2020-01-14"
-    target.mkdir(parents=True)
-    frame.to_parquet(target / "part-0.parquet")
-    (target / "_SUCCESS").touch()
+    """What is known of two customers on one bound; both have `old`, so `new` and `odd` are their candidates."""
+    day = date(2019, 7, 31)
+    parts = {
+        "known": [{"item_id": item, "item_buyers_30d": 1, "item_buyers_90d": 2} for item in ("new", "odd", "old")],
+        "items": [{"item_id": "new", "item_lately_share": 0.25, "item_first_buy": day, "item_last_buy": day}],
+        "risk_tolerance": [{"risk_tolerance": "low", "item_id": "new", "risk_lately_share": 0.5}],
+        "user_segment": [{"user_segment": "mass", "item_id": "new", "segment_lately_share": 0.75}],
+        "profiles": [
+            {"user_id": "has", "risk_tolerance": "low", "user_segment": None},
+            {"user_id": "late", "risk_tolerance": "high", "user_segment": "mass"},
+        ],
+        "owners": [{"user_id": "has", "items_held": 1, "strength": 4.0}, {"user_id": "late", "items_held": 2, "strength": None}],
+        "pairs": [{"user_id": "has", "item_id": "new", "cosine": 0.5, "lately_link": 3.0}],
+    }
+    for name, rows in parts.items():
+        pd.DataFrame([{**row, "position": 0} for row in rows]).to_parquet(folder / name)
     acquisitions().to_parquet(folder / "acquisitions.parquet")
+    (folder / "bounds.json").write_text('["2020-01-14"]', encoding="utf-8")
     return folder
+
+
+def test_the_features_of_a_pair_are_put_together_from_their_parts(tmp_path: Path) -> None:
+    seen = Windows.read(work_folder(tmp_path)).seen(date(2020, 1, 14))
+    assert seen.candidates.tolist() == [[True, True, False], [True, True, False]]
+    of_pair = {name: seen.values[0, 0, FEATURES.index(name)] for name in FEATURES}
+    expected = {
+        **{"item_buyers_30d": 1, "item_buyers_90d": 2, "item_age_days": 166, "item_idle_days": 166, "item_lately_share": 0.25},
+        **{"co_purchase_cosine": 0.5, "co_purchase_lately": 0.75, "risk_lately_share": 0.5, "segment_lately_share": np.nan},
+        **{"items_held": 1, "recency_days": (date(2020, 1, 13) - date(2018, 1, 2)).days},
+    }
+    assert of_pair == pytest.approx(expected, nan_ok=True)
+    unlike = {name: seen.values[1, 0, FEATURES.index(name)] for name in ("co_purchase_lately", "risk_lately_share", "segment_lately_share")}
+    assert unlike == pytest.approx({"co_purchase_lately": np.nan, "risk_lately_share": 0.25, "segment_lately_share": 0.75}, nan_ok=True)
 
 
 def test_customers_are_looked_at_who_have_something_and_acquire_within_the_window() -> None:
@@ -85,11 +107,11 @@ def test_customers_are_looked_at_who_have_something_and_acquire_within_the_windo
 def test_a_label_is_an_acquisition_whose_whole_interval_lies_in_the_window(tmp_path: Path) -> None:
     windows = Windows.read(work_folder(tmp_path))
     seen = windows.seen(date(2020, 1, 14))
-    assert (seen.customers, seen.items) == (["has", "late"], ["new", "odd"])
-    assert seen.days.tolist() == [[13.0, np.inf], [167.0, np.inf]]
+    assert (seen.customers, seen.items) == (["has", "late"], ["new", "odd", "old"])
+    assert seen.days.tolist() == [[13.0, np.inf, np.inf], [167.0, np.inf, np.inf]]
     assert seen.unreachable.tolist() == [1, 0]
     results = Results(10)
-    results.add(date(2020, 1, 14), MODEL, seen, np.array([[0.1, 0.2], [0.1, 0.2]]))
+    results.add(date(2020, 1, 14), MODEL, seen, np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]]))
     assert results.lists[MODEL]["2020-01-14"] == pytest.approx({"has": 1 / np.log2(3)})
     assert results.all_lists[MODEL]["2020-01-14"] == pytest.approx({"has": 1 / np.log2(3) / (1 + 1 / np.log2(3))})
 
@@ -100,7 +122,7 @@ def test_baselines_know_what_was_known_on_the_eve_alone(tmp_path: Path) -> None:
     assert scores["popularity"][:, 0].tolist() == [2.0, 2.0]  # `new`, of has and nothing
     assert np.isnan(scores["popularity"][:, 1]).all()  # nobody has `odd`
     nothing_new = baselines(windows.known(date(2020, 1, 26)), windows.seen(date(2020, 1, 14)))
-    assert np.isnan(nothing_new["popularity"]).all()
+    assert np.isnan(nothing_new["popularity"][:, :2]).all()
 
 
 def test_a_sample_holds_the_short_window_of_those_who_acquire(tmp_path: Path) -> None:
@@ -108,5 +130,5 @@ def test_a_sample_holds_the_short_window_of_those_who_acquire(tmp_path: Path) ->
     values, labels, base = sample(seen, date(2020, 1, 14))
     assert labels.tolist() == [True, False]
     assert values.shape == (2, len(FEATURES))
-    assert base == pytest.approx(base_margin(seen)[0])
+    assert base == pytest.approx(base_margin(seen)[0, :2])
     assert base[0] > base[1]
