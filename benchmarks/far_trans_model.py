@@ -20,7 +20,6 @@ from propensity_spark.features.crowd import PROFILE_SHARES
 
 HORIZON = 166
 OTHERS = 0.01  # of the customers who acquire nothing in the window, drawn for the unconditional question
-SHORT = 14  # days: the longest interval, so the shortest window in which every acquisition can lie
 FEATURES = [
     *("item_buyers_30d", "item_buyers_90d", "item_age_days", "item_idle_days", "item_lately_share"),
     *("co_purchase_cosine", "co_purchase_lately", *PROFILE_SHARES.values(), "items_held", "recency_days"),
@@ -72,6 +71,10 @@ class Windows:
     def known(self, bound: date) -> pd.DataFrame:
         """Acquisitions known on the eve of a bound."""
         return self.acquired[self.acquired["visible_date"] < bound]
+
+    def next_bound(self, bound: date) -> date:
+        """The first day on which something more was known: what was acquired from `bound` on and before it."""
+        return min(day for day in set(self.acquired["visible_date"]) if day >= bound) + timedelta(days=1)
 
     def seen(self, bound: date) -> Seen:
         position = self.bounds.index(bound)
@@ -182,12 +185,13 @@ class Results:
 
 
 def evaluate(windows: Windows, bounds: Sequence[date], rounds: int) -> Results:
-    """Every bound in time order: what a date learns from was taken in before it."""
-    results, samples = Results(rounds), []
+    """Every bound in time order: a date learns from the intervals between the earlier bounds and those that follow them, all over by it."""
+    results = Results(rounds)
+    samples: list[tuple[Any, ...]] = []
     for bound in windows.bounds:
         seen = windows.seen(bound)
         if bound in bounds:
-            model = fit([sample for sample in samples if sample[0] <= bound - timedelta(days=SHORT)], bound)
+            model = fit(samples, bound)
             margin = margins(model, seen)
             results.add(bound, MODEL, seen, margin)
             results.add(bound, BASE, seen, base_margin(seen).astype(float))
@@ -195,7 +199,7 @@ def evaluate(windows: Windows, bounds: Sequence[date], rounds: int) -> Results:
                 results.add(bound, name, seen, scores)
             closed = [earlier for earlier in windows.bounds if earlier + timedelta(days=HORIZON) <= bound]
             results.calibration[str(bound)] = calibration(model, windows.seen(closed[-1]), seen, margin)
-        samples.append((bound, *sample(seen, bound)))
+        samples.append((bound, *sample(seen, bound, windows.next_bound(bound))))
     return results
 
 
@@ -221,10 +225,10 @@ def base_margin(seen: Seen) -> NDArray[np.float32]:
 Sample = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
 
 
-def sample(seen: Seen, bound: date) -> Sample:
-    """Features, labels and base margins: of customers who acquire within `SHORT` days all that they do and `NEGATIVES` that they do not."""
+def sample(seen: Seen, bound: date, until: date) -> Sample:
+    """Features, labels and base margins: of customers who acquire before `until` all that they do and `NEGATIVES` that they do not."""
     random = np.random.default_rng(bound.toordinal())
-    bought = (seen.days <= SHORT) & seen.candidates
+    bought = (seen.days <= (until - bound).days) & seen.candidates
     active = np.flatnonzero(bought.any(axis=1))
     chance = np.where(seen.candidates & ~bought, random.random(bought.shape), np.inf)
     kept = bought.copy()

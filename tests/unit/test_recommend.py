@@ -125,9 +125,11 @@ def test_baselines_know_what_was_known_on_the_eve_alone(tmp_path: Path) -> None:
     assert np.isnan(nothing_new["popularity"][:, :2]).all()
 
 
-def test_a_sample_holds_the_short_window_of_those_who_acquire(tmp_path: Path) -> None:
-    seen = Windows.read(work_folder(tmp_path)).seen(date(2020, 1, 14))
-    values, labels, base = sample(seen, date(2020, 1, 14))
+def test_a_sample_holds_the_next_interval_of_those_who_acquire(tmp_path: Path) -> None:
+    windows, bound = Windows.read(work_folder(tmp_path)), date(2020, 1, 14)
+    assert windows.next_bound(bound) == date(2020, 1, 27)
+    seen = windows.seen(bound)
+    values, labels, base = sample(seen, bound, date(2020, 1, 27))
     assert labels.tolist() == [True, False]
     assert values.shape == (2, len(FEATURES))
     assert base == pytest.approx(base_margin(seen)[0, :2])
