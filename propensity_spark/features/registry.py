@@ -139,14 +139,15 @@ FEATURES: tuple[Feature, ...] = (
         "co_purchase_cosine",
         DOUBLE,
         "0–1",
-        "mean over the items i that the user has of n(i, item) / √(n(i)·n(item))",
+        "mean over the items i that the user has of n(i, item) / √(n(i)·n(item)), 0 for one not related by features.crowd",
         f"the user has nothing, {NO_CROWD}",
     ),
     _pair(
         "co_purchase_lately",
         DOUBLE,
         "0–1",
-        "L(item) / Σ L(j) over items j, L(j) = Σ over the items i ≠ j that the user has of (Σ w(v, j) over users v who have i) / √n(i)",
+        "L(item) / Σ L(j) over items j, L(j) = Σ over the items i ≠ j that the user has of (Σ w(v, j) over users v who have i) / √n(i); "
+        "L(item) counts related i alone",
         f"nobody who has one of the user's items has another, {NO_CROWD}",
     ),
     *(
