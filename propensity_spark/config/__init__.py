@@ -3,6 +3,7 @@
 from propensity_spark.config.load import CONF_DIR, load_settings
 from propensity_spark.config.modelling import (
     CandidateSettings,
+    CrowdSettings,
     EvaluateSettings,
     LabelSettings,
     SamplingSettings,
@@ -29,6 +30,7 @@ __all__ = [
     "CandidateSettings",
     "ChannelSettings",
     "CredentialSettings",
+    "CrowdSettings",
     "EmailSettings",
     "EvaluateSettings",
     "FileSource",
