@@ -27,6 +27,7 @@ SMALL = (
     "evaluate.shap_rows=100",
     "evaluate.auc_margin_over_baseline=-1.0",
     "evaluate.max_calibration_error=1.0",
+    "evaluate.min_segment_auc=0.0",
 )
 
 
