@@ -74,8 +74,7 @@ class Windows:
 
     def next_bound(self, bound: date) -> date:
         """The first day on which something more was known: what was acquired from `bound` on and before it."""
-        later: list[date] = [day for day in set(self.acquired["visible_date"]) if day >= bound]
-        return min(later) + timedelta(days=1)
+        return min(day for day in set(self.acquired["visible_date"]) if day >= bound) + timedelta(days=1)
 
     def seen(self, bound: date) -> Seen:
         position = self.bounds.index(bound)
@@ -84,12 +83,12 @@ class Windows:
         had = self.known(bound)
         had = had[had["user_id"].isin(customers) & had["item_id"].isin(items)]
         candidates = np.ones((len(customers), len(items)), bool)
-        candidates[customers.get_indexer(pd.Index(had["user_id"])), items.get_indexer(pd.Index(had["item_id"]))] = False
+        candidates[customers.get_indexer(had["user_id"]), items.get_indexer(had["item_id"])] = False
         last = self.known(bound).groupby("user_id")["event_date"].max().reindex(customers)
         values = _values(parts, customers, items, np.array([(bound - day).days - 1 for day in last], np.float32), bound)
         later = self.acquired[(self.acquired["event_date"] >= bound) & self.acquired["user_id"].isin(customers)]
         waited = np.array([(day - bound).days + 1 for day in later["visible_date"]], float)
-        who, what = customers.get_indexer(pd.Index(later["user_id"])), items.get_indexer(pd.Index(later["item_id"]))
+        who, what = customers.get_indexer(later["user_id"]), items.get_indexer(later["item_id"])
         days = np.full(candidates.shape, np.inf)
         days[who[what >= 0], what[what >= 0]] = waited[what >= 0]
         missed = np.bincount(who[(what < 0) & (waited <= HORIZON)], minlength=len(customers))
@@ -104,7 +103,7 @@ def _values(
     owners, profiles = (parts[name].set_index("user_id").reindex(customers) for name in ("owners", "profiles"))
     eve = pd.Timestamp(bound - timedelta(days=1))
     held, strength = (owners[name].to_numpy(float)[:, None] for name in ("items_held", "strength"))
-    row, column = customers.get_indexer(pd.Index(parts["pairs"]["user_id"])), items.get_indexer(pd.Index(parts["pairs"]["item_id"]))
+    row, column = customers.get_indexer(parts["pairs"]["user_id"]), items.get_indexer(parts["pairs"]["item_id"])
     inside = column >= 0
     found = {name: np.zeros((len(customers), len(items))) for name in ("cosine", "lately_link")}
     for name, sums in found.items():
@@ -122,7 +121,7 @@ def _values(
     }
     for attribute, name in PROFILE_SHARES.items():
         shares = parts[attribute].pivot_table(index=attribute, columns="item_id", values=name).reindex(columns=items)
-        level = shares.index.get_indexer(pd.Index(profiles[attribute]))
+        level = shares.index.get_indexer(profiles[attribute])
         of_level = np.vstack([shares.to_numpy(float), np.full(len(items), np.nan)])[level]
         unseen = np.isnan(of_level) & profiles[attribute].notna().to_numpy()[:, None]
         features[name] = np.where(unseen, everyone, of_level)
@@ -210,7 +209,7 @@ def baselines(known: pd.DataFrame, seen: Seen) -> dict[str, Floats]:
     item, items = pd.factorize(known["item_id"], sort=True)
     owned = np.zeros((len(customers), len(items)))
     owned[user, item] = 1.0
-    rows, columns = customers.get_indexer(pd.Index(seen.customers)), items.get_indexer(pd.Index(seen.items))
+    rows, columns = customers.get_indexer(seen.customers), items.get_indexer(seen.items)
     scores = {"popularity": np.broadcast_to(popularity(owned), (len(rows), len(items)))}
     scores |= {f"EASE {penalty:.0f}": owned[rows] @ ease(owned, penalty) for penalty in PENALTIES}
     return {name: np.where(columns >= 0, found[:, columns], np.nan) for name, found in scores.items()}
@@ -235,7 +234,7 @@ def sample(seen: Seen, bound: date, until: date) -> Sample:
     kept = bought.copy()
     for row in active:
         kept[row, np.argsort(chance[row], kind="stable")[:NEGATIVES]] = True
-    rows, columns = np.nonzero(kept & seen.candidates & bought.any(axis=1, keepdims=True))
+    rows, columns = np.nonzero(kept & seen.candidates & bought.any(axis=1)[:, None])
     return seen.values[rows, columns], bought[rows, columns], base_margin(seen)[rows, columns]
 
 

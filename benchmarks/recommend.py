@@ -35,7 +35,7 @@ def ndcg(scores: Floats, candidates: Flags, bought: Flags, wanted: NDArray[np.in
     >>> float(ndcg(np.array([[0.2, 0.1]]), both, np.array([[True, False]]), np.array([1]))[0])
     1.0
     """
-    ranked = np.where(candidates, np.nan_to_num(scores, nan=float(np.finfo(np.float64).min)), -np.inf)
+    ranked = np.where(candidates, np.nan_to_num(scores, nan=np.finfo(np.float64).min), -np.inf)
     first = np.argsort(-ranked, axis=1, kind="stable")[:, :LIST]
     gains = np.take_along_axis(bought & candidates, first, axis=1)
     discounts = 1 / np.log2(np.arange(2, LIST + 2))
