@@ -161,62 +161,6 @@ def user_item_features(activity: list[Row], items: list[Row] | None, day: date, 
     return rows
 
 
-LATELY = (30, 90, 180, 365)
-CROWD = (
-    *("item_age_days", "item_idle_days", "item_lately_share", "co_purchase_cosine", "co_purchase_lately"),
-    *("risk_lately_share", "segment_lately_share"),
-)
-
-
-def with_crowd(rows: list[Row], activity: list[Row], users: list[Row] | None, day: date, held_days: int, rule: Row) -> list[Row]:
-    """The rows of `user_item_features` of one day with the features of the crowd."""
-    buys = [row for row in visible(activity, ("event_id",), day) if row["event_type"] == "buy" and row["item_id"] is not None]
-    has: dict[str, dict[str, int]] = defaultdict(dict)  # user → item → weight
-    for buy in within(buys, day, held_days):
-        same = [row for row in buys if (row["user_id"], row["item_id"]) == (buy["user_id"], buy["item_id"])]
-        has[buy["user_id"]][buy["item_id"]] = 1 + sum(bool(within(same, day, days)) for days in LATELY)
-    few = [items for items in has.values() if len(items) <= rule["max_items"]]
-    items = sorted({item for owned in has.values() for item in owned})
-    having = {item: [owned for owned in few if item in owned] for item in items}
-    links: dict[str, dict[str, tuple[float, float]]] = {}
-    strength: dict[str, float] = {}
-    for one in items:
-        both = {other: [owned for owned in having[one] if other in owned] for other in items if other != one}
-        found = {
-            other: (
-                len(owners) / math.sqrt(len(having[one]) * len(having[other])),
-                sum(owned[other] for owned in owners) / math.sqrt(len(having[one])),
-            )
-            for other, owners in both.items()
-            if owners
-        }
-        strength[one] = sum(lately for _, lately in found.values())
-        enough = {other: pair for other, pair in found.items() if len(both[other]) >= rule["min_users"]}
-        orders = [sorted(enough, key=lambda other: (-enough[other][measure], other))[: rule["neighbours"]] for measure in (0, 1)]
-        links[one] = {other: enough[other] for order in orders for other in order}
-    total = sum(weight for owned in has.values() for weight in owned.values())
-    profiles = {} if users is None else attributes(users, "user_id", day)
-    for row in rows:
-        item, owned = row["item_id"], has.get(row["user_id"], {})
-        dates = [buy["event_date"] for buy in buys if buy["item_id"] == item]
-        is_had = item in items
-        row["item_age_days"] = (day - min(dates)).days if is_had else None
-        row["item_idle_days"] = (day - max(dates)).days if is_had else None
-        share = sum(other.get(item, 0) for other in has.values()) / total if total else 0.0
-        row["item_lately_share"] = share
-        ways = [links[one].get(item, (0.0, 0.0)) for one in owned]
-        row["co_purchase_cosine"] = sum(cosine for cosine, _ in ways) / len(owned) if owned else None
-        reach = sum(strength[one] for one in owned)
-        row["co_purchase_lately"] = sum(lately for _, lately in ways) / reach if reach else None
-        for name, attribute in (("risk_lately_share", "risk_tolerance"), ("segment_lately_share", "user_segment")):
-            value = profiles[row["user_id"]][attribute] if row["user_id"] in profiles else None
-            alike = [other for user, other in has.items() if user in profiles and profiles[user][attribute] == value]
-            whole = sum(weight for other in alike for weight in other.values())
-            own = sum(other.get(item, 0) for other in alike)
-            row[name] = (own + 20 * share) / (whole + 20) if value is not None else None
-    return rows
-
-
 def _pair(events: list[Row], day: date) -> Row:
     views = [row for row in events if row["event_type"] == "view"]
     buys = [row for row in events if row["event_type"] == "buy"]

@@ -3,7 +3,6 @@
 from propensity_spark.config.load import CONF_DIR, load_settings
 from propensity_spark.config.modelling import (
     CandidateSettings,
-    CrowdSettings,
     EvaluateSettings,
     LabelSettings,
     SamplingSettings,
@@ -30,7 +29,6 @@ __all__ = [
     "CandidateSettings",
     "ChannelSettings",
     "CredentialSettings",
-    "CrowdSettings",
     "EmailSettings",
     "EvaluateSettings",
     "FileSource",

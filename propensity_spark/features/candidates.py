@@ -10,29 +10,20 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import CandidateSettings
 from propensity_spark.features.affinity import ALL_SECTORS, UNKNOWN_SECTOR, VIEW_DAYS, favourite_sectors, pair_changes, spent_in
-from propensity_spark.features.crowd import Crowd, with_crowd
 from propensity_spark.features.registry import USER_ITEM_FEATURES
 from propensity_spark.features.windows import Grid, Measure, changes, each_position, running_state
 
 _STATE = [*(f"item_views_{n}d" for n in VIEW_DAYS), "viewed", "held", "item_purchases_365d", "affine", "popular", "all"]
 
 
-def user_item_features(
-    events: DataFrame,
-    item_dates: DataFrame,
-    spending: DataFrame,
-    grid: Grid,
-    settings: CandidateSettings,
-    *,
-    crowd: Crowd | None = None,
-) -> DataFrame:
+def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataFrame, grid: Grid, settings: CandidateSettings) -> DataFrame:
     """gold/user_item_features: one row per candidate pair and as-of date, for users with at least one visible event.
 
     A pair is a candidate because it is held (a `buy` in `held_days`), viewed (in `viewed_days`), affine (one of the
     `items_per_affine_sector` most bought items of one of the user's `affine_sectors` sectors by spending in 365 days),
     popular (one of the `popular_items` most bought) or all (`all_items`); `candidate_source` is the first of these that
     applies. Most bought: by item_buyers_30d, at least one, ties by item_id. Only items known on the date. With `exclude_held`
-    held pairs are left out. Without a `crowd` its features are null.
+    held pairs are left out.
     """
     key = ["user_id", "item_id"]
     parts = [
@@ -48,7 +39,6 @@ def user_item_features(
     chosen = state.withColumn("candidate_source", source).where(F.col("candidate_source").isNotNull())
     rows = each_position(chosen.join(spending, ["user_id"], "left"), grid)
     rows = rows.join(F.broadcast(item_dates), ["item_id", "position"], "inner").withColumn("as_of_date", grid.day(F.col("position")))
-    rows = with_crowd(rows, crowd)
     total = spent_in(F.lit(ALL_SECTORS))
     share = F.coalesce(spent_in(F.coalesce("sector", F.lit(UNKNOWN_SECTOR))), F.lit(0.0)) / total
     day = F.col("as_of_date")

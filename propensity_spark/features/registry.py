@@ -50,8 +50,6 @@ def _pair(name: str, type_: T.DataType, unit: str, formula: str, null_when: str)
 MONEY_SUM = T.DecimalType(28, 4)
 MOMENTUM_SESSIONS = (5, 21, 63, 126, 252)
 NO_BUY_365 = "no purchase in 365 days"
-WEIGHT = "w = 1 for having it (a buy in candidates.held_days) + 1 for each of the last 30, 90, 180 and 365 days with a buy of it"
-NO_CROWD = "or `features.crowd.enabled` is false"
 
 FEATURES: tuple[Feature, ...] = (
     _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),
@@ -132,34 +130,6 @@ FEATURES: tuple[Feature, ...] = (
     ),
     *(_pair(f"item_buyers_{n}d", LONG, "users", f"distinct buyers of the item in (D − {n}, D]", "never (0)") for n in (7, 30, 90)),
     _pair("item_buyers_trend", DOUBLE, "ratio", "item_buyers_7d · (30/7) / item_buyers_30d", "item_buyers_30d is 0"),
-    _pair("item_age_days", LONG, "days", "D − event_date of the item's first buy", f"nobody has the item, {NO_CROWD}"),
-    _pair("item_idle_days", LONG, "days", "D − event_date of the item's last buy", f"nobody has the item, {NO_CROWD}"),
-    _pair("item_lately_share", DOUBLE, "0–1", f"Σ w(v, item) / Σ w(v, j) over users v and items j, {WEIGHT}", NO_CROWD.removeprefix("or ")),
-    _pair(
-        "co_purchase_cosine",
-        DOUBLE,
-        "0–1",
-        "mean over the items i that the user has of n(i, item) / √(n(i)·n(item)), 0 for one not related by features.crowd",
-        f"the user has nothing, {NO_CROWD}",
-    ),
-    _pair(
-        "co_purchase_lately",
-        DOUBLE,
-        "0–1",
-        "L(item) / Σ L(j) over items j, L(j) = Σ over the items i ≠ j that the user has of (Σ w(v, j) over users v who have i) / √n(i); "
-        "L(item) counts related i alone",
-        f"nobody who has one of the user's items has another, {NO_CROWD}",
-    ),
-    *(
-        _pair(
-            name,
-            DOUBLE,
-            "0–1",
-            f"(w(s, item) + 20·item_lately_share) / (w(s) + 20), w summed over the users with the user's {attribute} s",
-            f"no {attribute} visible, {NO_CROWD}",
-        )
-        for attribute, name in (("risk_tolerance", "risk_lately_share"), ("user_segment", "segment_lately_share"))
-    ),
 )
 
 

@@ -13,7 +13,6 @@ from propensity_spark import __version__
 from propensity_spark.config import Settings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import crowd
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
@@ -120,9 +119,7 @@ def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
         if run.settings.grain == "user_item":
             known = item_dates(events, items, grid)
             chosen = events.where(looked_at(run.settings.sampling)) if _is_thinned(run.settings) and run.as_of not in dates else events
-            candidates, of_crowd = run.settings.candidates, run.settings.features.crowd
-            around = crowd(events, users, grid, candidates.held_days, of_crowd) if of_crowd.enabled else None
-            _replace(run, user_item_features(chosen, known, spending, grid, candidates, crowd=around), USER_ITEM_FEATURES, dates)
+            _replace(run, user_item_features(chosen, known, spending, grid, run.settings.candidates), USER_ITEM_FEATURES, dates)
     finally:
         release(spending)
         release(events)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from silver_data import DATES, activity, frame, items, market, users
 
-from propensity_spark.config import CandidateSettings, CrowdSettings
-from propensity_spark.features import affinity, candidates, crowd, rfm
+from propensity_spark.config import CandidateSettings
+from propensity_spark.features import affinity, candidates, rfm
 from propensity_spark.features import market as market_module
 from propensity_spark.features.events import live_events
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
@@ -90,39 +90,7 @@ def test_user_item_features(
     live = live_events(frame(spark, events, ACTIVITY), grid)
     spending, known = affinity.sector_spending(live, item_frame, grid), affinity.item_dates(live, item_frame, grid)
     found = candidates.user_item_features(live, known, spending, grid, chosen)
-    nothing = dict.fromkeys(oracle.CROWD)
-    expected = ({**row, **nothing} for day in dates for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
-    check(found, expected, USER_ITEM_FEATURES)
-
-
-@settings(FEW, max_examples=6)
-@given(
-    GRIDS,
-    activity(),
-    st.none() | users(),
-    st.sampled_from([90, 365, 3650]),
-    st.builds(
-        CrowdSettings, max_items=st.sampled_from([2, 3, 9]), min_users=st.sampled_from([1, 2]), neighbours=st.sampled_from([1, 2, 9])
-    ),
-)
-def test_features_of_the_crowd(
-    spark: SparkSession, dates: list[date], events: list[Row], profiles: list[Row] | None, held_days: int, rule: CrowdSettings
-) -> None:
-    grid = Grid(tuple(dates))
-    chosen = CandidateSettings(all_items=True, held_days=held_days)
-    live = live_events(frame(spark, events, ACTIVITY), grid)
-    spending, known = affinity.sector_spending(live, None, grid), affinity.item_dates(live, None, grid)
-    if profiles is not None:  # segments that are not the levels of risk
-        profiles = [{**row, "user_segment": {"low": "a", "medium": "b"}.get(row["risk_tolerance"])} for row in profiles]
-    around = crowd.crowd(live, None if profiles is None else frame(spark, profiles, USERS), grid, held_days, rule)
-    found = candidates.user_item_features(live, known, spending, grid, chosen, crowd=around)
-    expected = [
-        row
-        for day in dates
-        for row in oracle.with_crowd(
-            oracle.user_item_features(events, None, day, chosen.model_dump()), events, profiles, day, held_days, rule.model_dump()
-        )
-    ]
+    expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
     check(found, expected, USER_ITEM_FEATURES)
 
 
