@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +18,7 @@ from propensity_spark.features.registry import USER_FEATURES, training_set_table
 from propensity_spark.logs import current_fields
 from propensity_spark.models import CHALLENGER, CHAMPION, version_of
 from propensity_spark.publish import verify
-from propensity_spark.publish.manifest import current_manifest
+from propensity_spark.publish.manifest import Manifest, current_manifest
 from propensity_spark.publish.store import open_store
 from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, DELIVERIES, DRIFT, QUARANTINE, VALIDATED, Table, scores_table
 from propensity_spark.tables import Lake
@@ -62,14 +64,25 @@ def watched(before: Callable[[], None], after: Callable[[str], None]) -> Iterato
 
 
 def left_behind(lake: Lake, chosen: Settings) -> dict[str, object]:
-    """What the line is for: every row of its tables, its models, and the published run by the hash of each file."""
+    """What the line is for: every row of its tables, its models, and the published run by the pages of each of its files."""
     rows = {table.full_name: sorted(_rows(lake, table)) for table in TABLES}  # a lake of a test is small
     said = {table.full_name: sorted(set(_rows(lake, table))) for table in LOGS}
     (published,) = verify(chosen.publish.uri)
     manifest = current_manifest(open_store(chosen.publish.uri), f"as_of_date={published.as_of_date}")
-    files = sorted((file.rows, file.sha256) for file in manifest.files)
+    files = sorted((file.rows, file.bytes, _pages(chosen, manifest, file.key)) for file in manifest.files)
     models = {alias: version_of(chosen, alias) for alias in (CHAMPION, CHALLENGER)}
     return {**rows, **said, **models, "published": (published.run_id, published.rows, files)}
+
+
+def _pages(chosen: Settings, manifest: Manifest, key: str) -> str:
+    """SHA-256 of a Parquet file up to its footer.
+
+    Parquet's writer lists a column's encodings there in the order of a hash set of enum constants, whose hashes are identities: the same
+    rows written by two JVMs have equal pages, and footers of equal length that may name PLAIN and RLE the other way round.
+    """
+    stored = (Path(chosen.publish.uri) / manifest.folder / key).read_bytes()
+    footer = int.from_bytes(stored[-8:-4], "little")
+    return sha256(stored[: -8 - footer]).hexdigest()
 
 
 def _rows(lake: Lake, table: Table) -> list[str]:
