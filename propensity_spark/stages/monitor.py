@@ -79,7 +79,8 @@ def _scored_matrix(run: Run) -> DataFrame:
     carry = (PROBABILITY, "sample_weight")
     if grain == "user":
         return assemble(_of_day(run, USER_FEATURES).join(scores, key, "inner"), carry=carry)
-    pairs = _of_day(run, USER_ITEM_FEATURES).join(scores, key, "inner")
+    # Sorted by user, millions of pairs are a file of a few megabytes, by whose size Spark would send them to every worker whole.
+    pairs = _of_day(run, USER_ITEM_FEATURES).join(scores.hint("merge"), key, "inner")
     market = _of_day(run, MARKET_FEATURES) if run.settings.has_market else None
     return assemble(_of_day(run, USER_FEATURES), pairs, market, carry)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,9 @@ from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, U
 from propensity_spark.line import STAGES, run_line, stage_named
 from propensity_spark.models import champion_version
 from propensity_spark.publish import verify
+from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
+from propensity_spark.stages import monitor
 
 SCORES = scores_table("user_item")
 
@@ -118,6 +121,13 @@ def test_day_by_day_gives_what_a_rebuild_gives(finished: Finished, spark: SparkS
         assert {NEXT_DAY} < {row[0] for row in common.collect()}
         assert mine.exceptAll(theirs).isEmpty()
         assert theirs.exceptAll(mine).isEmpty()
+
+
+def test_the_pairs_of_a_day_are_not_sent_to_every_worker(finished: Finished, spark: SparkSession) -> None:
+    """17 million of them were a file of 19 MB, which Spark took for small: the driver ran out of memory."""
+    of_day = Run(spark, finished.settings, finished.lake, AS_OF, "plan", datetime.now(UTC))
+    plan = monitor._scored_matrix(of_day)._jdf.queryExecution().executedPlan().toString()  # type: ignore[operator]
+    assert re.search(r"SortMergeJoin \[user_id#\d+, item_id#\d+", plan), plan
 
 
 def test_a_refused_challenger_stops_the_run_and_the_champion_stays(finished: Finished, spark: SparkSession) -> None:
