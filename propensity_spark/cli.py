@@ -18,13 +18,14 @@ from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import yaml
 from rich.console import Console
 
 from propensity_spark import __version__
 from propensity_spark.as_of import as_of_date, days_between
-from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings
+from propensity_spark.config import CONF_DIR, FileSource, Settings, load_settings, load_table_settings
 from propensity_spark.config.base import SAFE_NAME
 from propensity_spark.console import (
     LineProgress,
@@ -38,8 +39,9 @@ from propensity_spark.console import (
 )
 from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing, WrongVersion
 from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
+from propensity_spark.own_table import command as own_table
 from propensity_spark.platform import hand_over, is_connect, on_databricks, takes_values
-from propensity_spark.run import Outcome
+from propensity_spark.run import Outcome, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -58,6 +60,7 @@ COMMANDS = {
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
     "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",
+    "table": "a table of one's own, one row per customer: train on it, evaluate, score another",
     "forget": "remove persons from every table, quarantine and published run, and prove it",
     "verify": "hold a published run against its manifest",
     "rollback": "make an earlier published run of a date current again",
@@ -154,30 +157,34 @@ def require_data(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
         "--conf",
         default=str(CONF_DIR / "local.yml"),
         help="settings of the environment, a file or its name (default: %(default)s)",
     )
-    common.add_argument("--dataset", default="stocks", help="a file in conf/datasets (default: %(default)s)")
-    common.add_argument("--data", help="folder that the data set's YAML calls {data}")
-    common.add_argument(
+    shared.add_argument(
         "--as-of",
         metavar="YYYY-MM-DD",
         help="as-of date; an instant: its yesterday (default: the setting, else yesterday)",
     )
-    common.add_argument("--expect-version", metavar="X.Y.Z", help="stop unless this version of propensity is installed")
-    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
-    common.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text, split as a shell splits words")
-    common.add_argument("--verbose", action="store_true", help="Spark's and every library's messages, and tracebacks")
+    shared.add_argument("--expect-version", metavar="X.Y.Z", help="stop unless this version of propensity is installed")
+    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
+    shared.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text, split as a shell splits words")
+    shared.add_argument("--verbose", action="store_true", help="Spark's and every library's messages, and tracebacks")
+    common = argparse.ArgumentParser(add_help=False, parents=[shared])
+    common.add_argument("--dataset", default="stocks", help="a file in conf/datasets (default: %(default)s)")
+    common.add_argument("--data", help="folder that the data set's YAML calls {data}")
     parser = argparse.ArgumentParser(prog="propensity", description="Who is likely to purchase what, and how sure are we?")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {
-        name: commands.add_parser(name, parents=[] if name in _WITHOUT_SETTINGS else [common], help=text, description=text)
+        name: commands.add_parser(
+            name, parents=[shared] if name == "table" else [] if name in _WITHOUT_SETTINGS else [common], help=text, description=text
+        )
         for name, text in COMMANDS.items()
     }
+    own_table.add_arguments(parsers["table"])
     parsers["run"].add_argument("--stages", metavar="A,B", help=f"some of {','.join(STAGES)}")
     parsers["run"].add_argument("--score-only", action="store_true", help=f"with yesterday's champion: --stages {','.join(SCORE_ONLY)}")
     parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
@@ -414,7 +421,27 @@ def _dates(options: argparse.Namespace) -> int:
     return 0
 
 
-_WITHOUT_SETTINGS: dict[str, Callable[[argparse.Namespace], int]] = {"verify": _verify, "dates": _dates}
+def _table(options: argparse.Namespace) -> int:
+    own_table.check(options)
+    overrides = [*options.set, *_words(options.settings)]
+    settings = load_table_settings(options.conf, own_table.name_of(options), overrides)
+    now = datetime.now(UTC)
+    as_of = as_of_date(settings, options.as_of or now.astimezone(ZoneInfo(settings.time_zone)).date().isoformat(), now)
+    start_logging(log_folder(settings), options.verbose)
+    spark = _session(settings, options.verbose)
+    from propensity_spark.tables import Lake
+
+    console = Console()
+
+    def show(what: object) -> None:
+        _show(what) if isinstance(what, str) else console.print(what)
+
+    run = Run(spark, settings, Lake(spark, settings.lake), as_of, "table", now, lambda message: _show(message, stderr=True))
+    own_table.act(run, options, show)
+    return 0
+
+
+_WITHOUT_SETTINGS: dict[str, Callable[[argparse.Namespace], int]] = {"verify": _verify, "dates": _dates, "table": _table}
 
 
 if __name__ == "__main__":

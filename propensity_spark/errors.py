@@ -76,6 +76,12 @@ class SchemaMismatch(PropensityError):
     then = "a stage and `schemas.py` disagree after a change of code: mend the frame, or the declared table"
 
 
+class TableRefused(PropensityError):
+    """The table given to `propensity table` cannot be used as it is; nothing was trained and nothing scored."""
+
+    then = "mend the table, or name the right columns, as the message says; run again"
+
+
 class SourceMissing(PropensityError):
     """A configured folder, file or feed does not exist or holds nothing at all."""
 

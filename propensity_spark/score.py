@@ -61,9 +61,8 @@ def require_same_features(columns: list[str], model: PropensityModel) -> None:
 def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) -> DataFrame:
     """Rows of gold/scores for the candidates in `frame` (key and features), one per key.
 
-    `predicted_purchase`: probability ≥ `score.threshold` (null: the model's own). `segment`: High above `high`, Low below
-    `low`, Medium between, limits included. `rank` (grain `user_item`): 1 = most likely item of the user on that date,
-    equal probabilities by item_id.
+    `predicted_purchase`: probability ≥ `score.threshold` (null: the model's own). `segment`: see `segment_of`. `rank` (grain `user_item`):
+    1 = most likely item of the user on that date, equal probabilities by item_id.
     """
     key = grain_key(model.grain)
     probability = F.col(PROBABILITY)
@@ -72,7 +71,7 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
         with_probability(frame, model)
         .select(*key, PROBABILITY)
         .withColumn("predicted_purchase", probability >= threshold)
-        .withColumn("segment", F.when(probability > settings.high, "High").when(probability < settings.low, "Low").otherwise("Medium"))
+        .withColumn("segment", segment_of(probability, settings))
         .withColumn("model_name", F.lit(model.name))
         .withColumn("model_version", F.lit(model.version))
     )
@@ -80,6 +79,11 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
         return result
     best_first = Window.partitionBy("as_of_date", "user_id").orderBy(probability.desc(), F.col("item_id"))
     return result.withColumn("rank", F.row_number().over(best_first))
+
+
+def segment_of(probability: Column, settings: ScoreSettings) -> Column:
+    """High above `score.high`, Low below `score.low`, Medium between, limits included."""
+    return F.when(probability > settings.high, "High").when(probability < settings.low, "Low").otherwise("Medium")
 
 
 def eligible(frame: DataFrame, settings: ScoreSettings, named: Callable[[DataFrame], DataFrame] = lambda listed: listed) -> DataFrame:

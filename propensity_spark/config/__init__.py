@@ -1,6 +1,6 @@
 """Typed, frozen settings, read from `conf/`."""
 
-from propensity_spark.config.load import CONF_DIR, load_settings
+from propensity_spark.config.load import CONF_DIR, load_settings, load_table_settings
 from propensity_spark.config.modelling import (
     CandidateSettings,
     EvaluateSettings,
@@ -8,6 +8,7 @@ from propensity_spark.config.modelling import (
     SamplingSettings,
     ScoreSettings,
     SplitSettings,
+    TableSettings,
     TrainSettings,
 )
 from propensity_spark.config.monitoring import (
@@ -47,7 +48,9 @@ __all__ = [
     "Source",
     "SparkSettings",
     "SplitSettings",
+    "TableSettings",
     "TrainSettings",
     "WebhookSettings",
     "load_settings",
+    "load_table_settings",
 ]

@@ -43,9 +43,20 @@ def load_settings(
     if not SAFE_NAME.fullmatch(dataset) or not dataset_file.is_file():
         known = sorted(path.stem for path in (conf_dir / "datasets").glob("*.yml"))
         raise ConfigurationError(f"unknown data set {dataset!r}: expected one of {known} (files in {conf_dir / 'datasets'})")
+    return _settings((conf_dir / "base.yml", _environment_file(environment, conf_dir), dataset_file), dataset, overrides, data)
+
+
+def load_table_settings(environment: Path | str, name: str, overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR) -> Settings:
+    """The settings of `propensity table` for a table called `name`: as `load_settings`, with `conf/table.yml` in the data set's place."""
+    if not SAFE_NAME.fullmatch(name):
+        raise ConfigurationError(f"--name {name!r}: expected letters, digits, '_' or '-' only")
+    return _settings((conf_dir / "base.yml", _environment_file(environment, conf_dir), conf_dir / "table.yml"), name, overrides, None)
+
+
+def _settings(files: Sequence[Path], dataset: str, overrides: Sequence[str], data: str | None) -> Settings:
     merged: dict[str, Any] = {"dataset": dataset}
     origin: dict[str, str] = {}
-    for path in (conf_dir / "base.yml", _environment_file(environment, conf_dir), dataset_file):
+    for path in files:
         _merge(merged, _read_yaml(path), str(path), origin)
     for override in overrides:
         _merge(merged, _parse_override(override), f"--set {_shown(override)}", origin)

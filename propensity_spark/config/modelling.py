@@ -109,6 +109,23 @@ class TrainSettings(Section):
     seed: int = 7
 
 
+class TableSettings(Section):
+    """`propensity table`: shares of the rows that test, calibrate and validate; categories kept per column; parts of a cross-validation."""
+
+    test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.2
+    calibration_share: Annotated[float, Field(gt=0.0, lt=0.4)] = 0.15
+    validation_share: Annotated[float, Field(gt=0.0, lt=0.3)] = 0.1
+    max_categories: Annotated[int, Field(ge=2, le=10_000)] = 100
+    folds: Annotated[int, Field(ge=0, le=20)] = 0
+    seed: int = 20260101
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> TableSettings:
+        if self.folds in (1, 2):
+            raise ValueError(f"table.folds: expected 0 (none) or 3 and more (one is held out, one stops the fit), found {self.folds}")
+        return self
+
+
 class EvaluateSettings(Section):
     """`new_user_days`: a user whose first event is fewer days before D counts as new in the report.
 

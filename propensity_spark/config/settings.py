@@ -19,19 +19,20 @@ from propensity_spark.config.modelling import (
     ScheduleSettings,
     ScoreSettings,
     SplitSettings,
+    TableSettings,
     TrainSettings,
 )
 from propensity_spark.config.monitoring import MonitorSettings
 from propensity_spark.config.places import LakeSettings, MlflowSettings, PublishSettings, SparkSettings
 from propensity_spark.config.sources import IngestSettings, PrivacySettings, SimulateSettings, Source, ValidateSettings
 
-_WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope"), True) | {
+_WHERE = dict.fromkeys(("spark", "lake", "publish", "mlflow", "as_of", "data", "secret_scope", "table"), True) | {
     "evaluate": {"refused"},
     "train": {"attempts", "deadline_seconds"},
     "privacy": {"key_env", "secret_scope", "secret_key"},
     "monitor": {"channels"},
 }
-"""Settings that say where things are or what is told to whom, and so change no result."""
+"""Settings that say where things are or what is told to whom, and so change no result of the line."""
 
 
 class Settings(Section):
@@ -64,6 +65,7 @@ class Settings(Section):
     monitor: MonitorSettings = MonitorSettings()
     privacy: PrivacySettings = PrivacySettings()
     simulate: SimulateSettings | None = None
+    table: TableSettings = TableSettings()
 
     @property
     def has_market(self) -> bool:

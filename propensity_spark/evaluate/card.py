@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
-from propensity_spark.evaluate.report import FILTERS, GATE_NAMES, estimate_text, metric_names
+from propensity_spark.evaluate.pictures import score_names
+from propensity_spark.evaluate.report import FILTERS, estimate_text, gate_names, metric_names
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
@@ -26,7 +27,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     environment.filters |= FILTERS | {"cell": _cell, "gate_text": _gate_text}
     optional: dict[str, Any] = {"splits": (), "ceiling": None, "notes": ()}
     template = environment.get_template("card.md.j2")
-    return template.render(**optional | dict(report), metric_names=metric_names(report), gate_names=GATE_NAMES) + "\n"
+    return (
+        template.render(
+            **optional | dict(report), metric_names=metric_names(report), gate_names=gate_names(report), score_names=score_names(report)
+        )
+        + "\n"
+    )
 
 
 def write(report: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:

@@ -64,8 +64,9 @@ def decide(
     segments: Mapping[str, Mapping[str, Any]] | None = None,
     leaks: Sequence[Alone] = (),
     rows_per_second: float | None = None,
+    baseline: str = "the baseline",
 ) -> Decision:
-    """Weigh a challenger (version) against the baseline and the champion (version, None: there is none yet).
+    """Weigh a challenger (version) against the baseline (in the reasons called `baseline`) and the champion (version, None: none yet).
 
     `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
     with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
@@ -74,7 +75,7 @@ def decide(
     cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that is the champion is not held against
     itself, and the answer is `already champion` whatever the rest says: a champion is never taken down here.
     """
-    gates = [_margin("auc_over_baseline", "the baseline", over_baseline, settings.auc_margin_over_baseline)]
+    gates = [_margin("auc_over_baseline", baseline, over_baseline, settings.auc_margin_over_baseline)]
     if champion is not None and champion != challenger:
         if over_champion is None:
             raise ValueError("a champion must be evaluated on the same rows as the challenger")

@@ -22,7 +22,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "baseline": (ORANGE, (0, (5, 2))),
     "champion": (GREEN, (0, (1.5, 1.5))),
 }
-NAMES = {"challenger": "This model", "baseline": "Recency and popularity", "champion": "Champion before", "constant": "Constant rate"}
+_NAMES = {"challenger": "This model", "champion": "Champion before", "constant": "Constant rate"}
 LOOK: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
@@ -41,6 +41,11 @@ LOOK: dict[Any, Any] = {
 }
 
 
+def score_names(report: Mapping[str, Any]) -> dict[str, str]:
+    """Score → what the report calls it; the baseline as its head says, on the line recency and popularity."""
+    return {**_NAMES, "baseline": report.get("head", {}).get("baseline", "Recency and popularity")}
+
+
 def pictures(report: Mapping[str, Any]) -> dict[str, str]:
     """Name → `data:` URI of every picture that the report's numbers allow."""
     with matplotlib.rc_context(LOOK):
@@ -52,8 +57,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     found, curves = report["evaluation"], report["evaluation"]["curves"]
     with matplotlib.rc_context(LOOK):
         drawn = {
-            "roc": _roc(curves, found),
-            "precision_recall": _precision_recall(curves, found),
+            "roc": _roc(curves, found, score_names(report)),
+            "precision_recall": _precision_recall(curves, found, score_names(report)),
             "reliability": _reliability(found["reliability"]),
             "gain": _gain(found["deciles"]["gain"]),
             "lift": _lift(found["deciles"]["lift"]),
@@ -84,7 +89,7 @@ def _panel(width: float = 5.2, height: float = 4.0) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _roc(curves: Mapping[str, Any], found: Mapping[str, Any]) -> Figure:
+def _roc(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
     figure, axes = _panel()
     for score, curve in curves.items():
         colour, style = STYLES[score]
@@ -94,7 +99,7 @@ def _roc(curves: Mapping[str, Any], found: Mapping[str, Any]) -> Figure:
             [0, *curve["true_positive_rate"]],
             color=colour,
             ls=style,
-            label=f"{NAMES[score]}, AUC {area:.3f}",
+            label=f"{names[score]}, AUC {area:.3f}",
         )
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="Chance, AUC 0.5")
     axes.set(xlabel="False positive rate", ylabel="True positive rate (of candidates)", xlim=(0, 1), ylim=(0, 1.01))
@@ -103,11 +108,11 @@ def _roc(curves: Mapping[str, Any], found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _precision_recall(curves: Mapping[str, Any], found: Mapping[str, Any]) -> Figure:
+def _precision_recall(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
     figure, axes = _panel()
     for score, curve in curves.items():
         colour, style = STYLES[score]
-        axes.plot(curve["recall"], curve["precision"], color=colour, ls=style, label=NAMES[score])
+        axes.plot(curve["recall"], curve["precision"], color=colour, ls=style, label=names[score])
     rate = found["purchases"] / found["rows"]
     axes.axhline(rate, color=GREY, lw=1, label=f"Purchase rate, {_rate(rate)}")
     axes.set(xlabel="Recall (of all purchases, missed ones too)", ylabel="Precision", xlim=(0, 1), ylim=(0, None))
@@ -145,7 +150,7 @@ def _gain(gain: Sequence[Mapping[str, Any]]) -> Figure:
     shares = np.arange(11) / 10
     value, low, high = ([0.0] + [_or(point[end], point["value"]) for point in gain] for end in ("value", "low", "high"))
     axes.fill_between(shares, low, high, color=BLUE, alpha=0.18, lw=0, label="95% interval")
-    axes.plot(shares, value, color=BLUE, marker="o", ms=4, label=NAMES["challenger"])
+    axes.plot(shares, value, color=BLUE, marker="o", ms=4, label=_NAMES["challenger"])
     axes.plot([0, 1], [0, value[-1]], color=GREY, lw=1, label="Random order")
     axes.set(xlabel="Share of candidates, best scores first", ylabel="Share of all purchases reached", xlim=(0, 1), ylim=(0, 1.01))
     _percent(axes, "xy")

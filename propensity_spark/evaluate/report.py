@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from propensity_spark.evaluate.pictures import NAMES, pictures
+from propensity_spark.evaluate.pictures import pictures, score_names
 
 METRIC_NAMES = {
     "roc_auc": ("ROC-AUC", "chance a purchase scores above a non-purchase", "higher"),
@@ -23,8 +23,7 @@ METRIC_NAMES = {
     "calibration_error": ("Calibration error", "mean |purchase rate − probability|, 15 groups", "lower"),
 }
 
-GATE_NAMES = {
-    "auc_over_baseline": "AUC ahead of recency and popularity (above the limit)",
+_GATE_NAMES = {
     "auc_over_champion": "AUC ahead of the champion (above the limit)",
     "calibration_error": "Calibration error (at most the limit)",
     "segment_auc": "AUC of the worst segment (at least the limit)",
@@ -50,7 +49,11 @@ def render(report: Mapping[str, Any], path: Path) -> None:
     empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "stages", "quality", "notes"), ())
     optional = empty | dict.fromkeys(("explain", "ceiling", "drift"))
     page = environment.get_template("report.html.j2").render(
-        **optional | dict(report), pictures=pictures(report), metric_names=metric_names(report), score_names=NAMES, gate_names=GATE_NAMES
+        **optional | dict(report),
+        pictures=pictures(report),
+        metric_names=metric_names(report),
+        score_names=score_names(report),
+        gate_names=gate_names(report),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -80,6 +83,11 @@ def estimate_text(estimate: Mapping[str, float | None], digits: int = 3) -> str:
         return "–"
     interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if low is not None and high is not None else ""
     return f"{value:.{digits}f}{interval}"
+
+
+def gate_names(report: Mapping[str, Any]) -> dict[str, str]:
+    """Gate → what the report calls it."""
+    return {**_GATE_NAMES, "auc_over_baseline": f"AUC ahead of {score_names(report)['baseline'].lower()} (above the limit)"}
 
 
 def facts(report: Mapping[str, Any]) -> dict[str, str]:

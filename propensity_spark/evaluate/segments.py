@@ -16,6 +16,7 @@ USER_SEGMENT = "user_segment"
 COMPARED_APART = ("challenger", "baseline")
 MOST_SEGMENTS = 8
 HALVES = ("new", "returning")  # share no row, and together are all
+EVERYONE = "all"  # where users are not told apart so
 _COARSE = 16  # of so many cut points another segment keeps one: fewer rows need fewer bins
 
 Tallies = dict[str, dict[str, M.Tally]]
@@ -26,7 +27,7 @@ def tally_apart(
 ) -> tuple[dict[str, M.Tally], Tallies]:
     """Tallies of all rows by score, and by segment and score, in one pass.
 
-    `rows`: user_id, as_of_date, label, `is_new_user`, one column per score in `edges` and, where the users have segments, `user_segment`.
+    `rows`: user_id, as_of_date, label, one column per score in `edges` and, where the users have segments, `is_new_user`, `user_segment`.
     A segment is `new`, `returning`, `as of <date>` (the last eight, where there are two or more) or `user_segment: <value>` (the
     eight with the most rows; users without a value are in none). All but the first two are tallied for the challenger alone and in
     coarser bins, the first two for challenger and baseline; another score is tallied over all rows only.
@@ -34,11 +35,12 @@ def tally_apart(
     columns: dict[str, Column] = {}
     cuts: dict[str, M.Edges] = {}
     places: dict[str, tuple[str, str]] = {}
+    wholes = HALVES if "is_new_user" in rows.columns else (EVERYONE,)
     for segment, who in _segments(rows).items():
-        for score in COMPARED_APART if segment in HALVES else ("challenger",):
+        for score in COMPARED_APART if segment in wholes else ("challenger",):
             name = f"score {len(columns)}"
             columns[name] = F.when(who, F.col(score))
-            cuts[name] = edges[score] if segment in HALVES else M.thinned(edges[score], _COARSE)
+            cuts[name] = edges[score] if segment in wholes else M.thinned(edges[score], _COARSE)
             places[name] = (segment, score)
     others = [score for score in edges if score not in COMPARED_APART]
     parts = [column.alias(name) for name, column in columns.items()]
@@ -46,8 +48,9 @@ def tally_apart(
     apart: Tallies = {}
     for name, (segment, score) in places.items():
         apart.setdefault(segment, {})[score] = counted[name]
-    whole = {score: [counted[score]] if score in others else [apart[half][score] for half in HALVES] for score in edges}
-    return {score: M.united(halves, missed) for score, halves in whole.items()}, apart
+    whole = {score: [counted[score]] if score in others else [apart[part][score] for part in wholes] for score in edges}
+    apart.pop(EVERYONE, None)  # says no more than the tallies of all rows
+    return {score: M.united(parts, missed) for score, parts in whole.items()}, apart
 
 
 def segment_numbers(apart: Tallies) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def segment_numbers(apart: Tallies) -> dict[str, Any]:
 def _segments(rows: DataFrame) -> dict[str, Column]:
     """Segment → whether a row belongs to it."""
     new = F.col("is_new_user")
-    found = dict(zip(HALVES, (new, ~new), strict=True))
+    found = {"new": new, "returning": ~new} if "is_new_user" in rows.columns else {EVERYONE: F.lit(True)}
     dates = sorted(row[0] for row in rows.select("as_of_date").distinct().orderBy(F.desc("as_of_date")).limit(MOST_SEGMENTS).collect())
     if len(dates) > 1:
         found |= {f"as of {day}": F.col("as_of_date") == F.lit(day) for day in dates}

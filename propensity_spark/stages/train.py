@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-
-import numpy as np
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
-
 from propensity_spark import __version__
 from propensity_spark.features.registry import model_features, training_set_table
 from propensity_spark.label import require_both_classes
 from propensity_spark.models import SPEED, register, registered
-from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.stages.label import reads as feature_tables
 from propensity_spark.train.challenger import challenger
-
-_TIMED_ROWS = 20_000
+from propensity_spark.train.version import fingerprint, rows_per_second
 
 
 def _execute(run: Run) -> Outcome:
@@ -28,8 +19,8 @@ def _execute(run: Run) -> Outcome:
     training_set = run.lake.read(table)
     counts = require_both_classes(training_set)
     rows_in = sum(counts.values())
-    fingerprint = _fingerprint(training_set, settings.config_hash())
-    version = registered(settings, fingerprint)
+    content = fingerprint(training_set, settings.config_hash())
+    version = registered(settings, content)
     if version is not None:
         return Outcome(rows_in, 0, note=f"version {version} comes from these very rows, settings and code: it is the challenger again")
     inputs = run.lake.versions((table, *feature_tables(settings), ACTIVITY))
@@ -40,12 +31,12 @@ def _execute(run: Run) -> Outcome:
     version = register(
         settings,
         model,
-        fingerprint=fingerprint,
+        fingerprint=content,
         params={**best.params, "rounds": best.rounds, "label": model.label.model_dump_json(), "as_of": run.as_of, "code": __version__},
         metrics={
             "validation_log_loss": best.validation_log_loss,
             "threshold": model.threshold,
-            SPEED: _rows_per_second(model),
+            SPEED: rows_per_second(model),
             **_row_counts(counts),
         },
         documents={
@@ -58,23 +49,8 @@ def _execute(run: Run) -> Outcome:
     return Outcome(rows_in, 1, note=note, facts={"model": f"{model.name} version {version}"})
 
 
-def _rows_per_second(model: PropensityModel) -> float:
-    """How fast one core scores rows that are in memory: measured once and kept with the version, so that its gate always says the same."""
-    matrix = np.random.default_rng(model.label.horizon_days).random((_TIMED_ROWS, len(model.features)), dtype=np.float32)
-    model.predict(matrix[:100])  # parses the booster
-    started = time.perf_counter()
-    model.predict(matrix)
-    return _TIMED_ROWS / (time.perf_counter() - started)
-
-
 def _row_counts(counts: dict[str, int]) -> dict[str, float]:
     return {f"rows.{name}": float(rows) for name, rows in counts.items()}
-
-
-def _fingerprint(training_set: DataFrame, config_hash: str) -> str:
-    """Hash of the training set's content, the settings and the code: the same three give the same model."""
-    row = training_set.agg(F.count("*"), F.bit_xor(F.xxhash64(*training_set.columns))).first()
-    return hashlib.sha256(repr((tuple(row or ()), config_hash, __version__)).encode()).hexdigest()[:32]
 
 
 STAGE = Stage(

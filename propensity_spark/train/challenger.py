@@ -20,14 +20,19 @@ from propensity_spark.train.tune import tune
 
 
 def challenger(
-    training_set: DataFrame, features: Sequence[str], settings: Settings, inputs: Mapping[str, int]
+    training_set: DataFrame,
+    features: Sequence[str],
+    settings: Settings,
+    inputs: Mapping[str, int],
+    feature_types: Sequence[str] | None = None,
 ) -> tuple[PropensityModel, list[Fitted]]:
     """The model of gold/training_set, not yet registered (its version is empty), and the trials it was chosen from.
 
     Fitted on train, stopped and chosen on validation, calibrated (with its threshold) on the unsampled calibration
-    slice; test is not looked at. `inputs` is table → Delta version.
+    slice; test is not looked at. `inputs` is table → Delta version,
+    `feature_types` as `fit` takes them.
     """
-    trials = tune(training_set, features, grain_key(settings.grain), settings.train)
+    trials = tune(training_set, features, grain_key(settings.grain), settings.train, feature_types)
     train_rows = training_set.where(F.col("split") == "train")
     dates = train_rows.agg(F.min("as_of_date").alias("first"), F.max("as_of_date").alias("last")).first()
     assert dates is not None  # an aggregate without keys has one row

@@ -66,9 +66,16 @@ def workers_of(train: TrainSettings, spark: SparkSession) -> int:
     return train.num_workers or slots
 
 
-def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, overrides: Mapping[str, Any] | None = None) -> Fitted:
+def fit(
+    rows: DataFrame,
+    features: Sequence[str],
+    train: TrainSettings,
+    overrides: Mapping[str, Any] | None = None,
+    feature_types: Sequence[str] | None = None,
+) -> Fitted:
     """Fit on `arranged` rows (cached by the caller: XGBoost reads them more than once), stopping early on validation log loss.
 
+    `feature_types`: XGBoost's, one a feature (`c`: a category, as codes from 0); null: all are quantities.
     Each worker has `spark.task.cpus` threads, so several workers are what uses several cores. Raises FitFailed when it fails
     `train.attempts` times or is not done after `train.deadline_seconds`.
     """
@@ -88,6 +95,7 @@ def fit(rows: DataFrame, features: Sequence[str], train: TrainSettings, override
         random_state=train.seed,
         verbosity=0,
         verbose=False,
+        **({"feature_types": list(feature_types)} if feature_types else {}),
         **params,
         **monotone_constraints(features, train),
     )
