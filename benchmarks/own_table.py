@@ -1,8 +1,8 @@
 """`make bench-table`: `propensity table` on two tables, as a person would type it: seconds from start to exit, and what it said.
 
 `clicks`: 455,401 simulated visitors, 23 columns of 0 and 1, of whom 4.19% ordered, nobody without having seen the checkout (as in a
-published click stream of that size); once as it is, once without the columns that give the order away. `retail`, where the shared data are: each
-customer of Online Retail as of 2011-10-10 with sums of what they did before, and whether they purchased in the 30 days after it.
+published click stream of that size); once as it is, once without the columns that give the order away. `retail`, where the shared data are:
+each customer of Online Retail as of 2011-10-10 with sums of what they did before, and whether they purchased in the 30 days after it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ CHECKOUT = ("saw_checkout", "opened_basket_again")
 RETAIL = """
 COPY (
   WITH lines AS (
-    SELECT CAST(CAST(CustomerID AS DOUBLE) AS INT) AS id, CAST(InvoiceDate AS TIMESTAMP) AS moment, InvoiceNo AS invoice, Country AS country,
-           StockCode AS item, CAST(Quantity AS DOUBLE) AS pieces, CAST(Quantity AS DOUBLE) * CAST(UnitPrice AS DOUBLE) AS amount
+    SELECT CAST(CAST(CustomerID AS DOUBLE) AS INT) AS id, CAST(InvoiceDate AS TIMESTAMP) AS moment, InvoiceNo AS invoice,
+           Country AS country,
+           StockCode AS item,
+           CAST(Quantity AS DOUBLE) AS pieces, CAST(Quantity AS DOUBLE) * CAST(UnitPrice AS DOUBLE) AS amount
     FROM read_csv('{files}', all_varchar = true, header = true) WHERE CustomerID <> ''
   ), before AS (SELECT * FROM lines WHERE moment < TIMESTAMP '2011-10-11'),
   after AS (SELECT DISTINCT id FROM lines WHERE moment >= TIMESTAMP '2011-10-11' AND moment < TIMESTAMP '2011-11-10' AND pieces > 0)

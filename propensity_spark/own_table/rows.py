@@ -13,6 +13,7 @@ from propensity_spark.own_table.read import column
 from propensity_spark.own_table.slices import Slices
 
 KEY = ("user_id", "as_of_date")
+_SHOWN = 6
 
 
 def labelled(frame: DataFrame, columns: Columns, as_of: date) -> DataFrame:
@@ -51,11 +52,9 @@ def require_fit(frame: DataFrame, columns: Columns, as_of: date) -> None:
     if row["rows"] == 0:
         raise TableRefused("the table has no row; expected one per customer")
     if row["bad"]:
-        seen = [str(one[0]) for one in frame.select(column(columns.label)).distinct().limit(6).collect()]
-        raise TableRefused(
-            f"--label {columns.label}: expected 0 or 1 (or true, false) in every row, found {row['bad']:,} others in "
-            f"{', '.join(sorted(seen))}"
-        )
+        seen = [str(one[0]) for one in frame.select(column(columns.label)).distinct().limit(_SHOWN + 1).collect()]
+        found = f"more than {_SHOWN} values" if len(seen) > _SHOWN else ", ".join(sorted(seen))  # a column of ids is not repeated
+        raise TableRefused(f"--label {columns.label}: expected 0 or 1 (true, false) in every row; {row['bad']:,} have others, in {found}")
     if row["ones"] in (0, row["rows"]):
         raise TableRefused(
             f"--label {columns.label}: expected customers who ordered and others, found {row['ones']:,} of {row['rows']:,} with 1"
