@@ -18,6 +18,9 @@ KINDS = ("number", "category", "moment", "ignore")
 IDENTIFIER_SHARE = 0.5
 """A text column of which more than this share of the rows has a value of its own names its rows, and says nothing about others."""
 _SECONDS_A_DAY = 86_400
+_OURS = {"user_id", "as_of_date", "label", "instant", "split", "sample_weight", "is_validation"} | {
+    f"{score}probability" for score in ("", "purchase_", "baseline_", "champion_")
+}
 
 
 @dataclass(frozen=True)
@@ -209,13 +212,13 @@ def _categories(frame: DataFrame, names: Sequence[str], most: int) -> dict[str, 
 
 
 def _names(columns: Sequence[str]) -> dict[str, str]:
-    """Column → a name of letters, digits and `_` that no other has."""
+    """Column → a name of letters, digits and `_` that neither another column has nor one that train and evaluate add."""
     found: dict[str, str] = {}
     for name in columns:
         plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "column"
         taken, number = {one.lower() for one in found.values()}, 2
         unique = plain
-        while unique.lower() in taken | {"user_id", "as_of_date", "label", "split", "sample_weight"}:
+        while unique.lower() in taken | _OURS:
             unique, number = f"{plain}_{number}", number + 1
         found[name] = unique
     return found

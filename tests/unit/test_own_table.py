@@ -82,6 +82,11 @@ def test_each_column_has_a_kind_and_a_safe_name(spark: SparkSession) -> None:
     assert from_json(columns.as_json()) == columns
 
 
+def test_a_column_that_is_called_as_one_of_ours_gets_another_name(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([(1, 1, 2, 3, 4), (2, 0, 3, 4, 5)], "id int, y int, Label int, purchase_probability int, `label!` int")
+    assert found(frame).names == ("Label_2", "purchase_probability_2", "label_3")
+
+
 def test_ten_thousand_categories_are_kept_to_the_most_frequent(spark: SparkSession) -> None:
     often = spark.range(30_000).select((F.col("id") % 3).cast("string").alias("shop"))
     rare = spark.range(10_000).select((F.col("id") + 10).cast("string").alias("shop"))
