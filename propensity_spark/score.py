@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.functions import arrow_udf
+from pyspark.sql.pandas.functions import pandas_udf
 
 from propensity_spark.config import ScoreSettings
 from propensity_spark.errors import ConfigurationError, FeatureMismatch
 from propensity_spark.features.registry import FEATURES
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
+
+try:
+    from pyspark.sql.pandas.functions import arrow_udf
+except ImportError:  # Spark 4.0, Databricks Runtime 17.3
+    arrow_udf = None  # type: ignore[assignment]
 
 PROBABILITY = "purchase_probability"
 
@@ -31,7 +37,12 @@ def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
     def predict(features: pa.Array) -> pa.Array:
         return pa.array(model.predict(matrix_of(features, len(model.features))), type=pa.float64())
 
-    probability = arrow_udf(predict, "double")  # type: ignore[call-overload]  # its kind is told by the hints of predict
+    def by_way_of_pandas(features: pd.Series) -> pd.Series:
+        found: pd.Series = predict(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
+        return found
+
+    # The kind of a function is told by the hints of its arguments.
+    probability = pandas_udf(by_way_of_pandas, "double") if arrow_udf is None else arrow_udf(predict, "double")  # type: ignore[call-overload]
     return frame.withColumn(PROBABILITY, probability(packed(model)))
 
 
