@@ -157,11 +157,9 @@ def _value(one: Feature, is_present: bool, as_of: Column, absent_as_zero: bool) 
 
 
 def _typed(one: Feature) -> Column:
-    """The column in the type that it had in training (text for a category, an instant for a moment); null where it is not one."""
-    if one.kind == "category":
-        return column(one.column).cast("string")
+    """The column by its type in training: text for a category, an instant for a moment, else a number; null where it is none."""
     as_trained = column(one.column).try_cast(one.type)
-    return as_trained.try_cast("timestamp" if one.kind == "moment" else "double")
+    return as_trained.try_cast({"category": "string", "moment": "timestamp"}.get(one.kind, "double"))
 
 
 def _place(value: Column, categories: Sequence[str]) -> Column:
