@@ -77,11 +77,10 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
     """
     key = grain_key(model.grain)
     probability = F.col(PROBABILITY)
-    threshold = model.threshold if settings.threshold is None else settings.threshold
     result = (
         with_probability(frame, model)
         .select(*key, PROBABILITY)
-        .withColumn("predicted_purchase", probability >= threshold)
+        .withColumn("predicted_purchase", probability >= threshold_of(model, settings))
         .withColumn("segment", segment_of(probability, settings))
         .withColumn("model_name", F.lit(model.name))
         .withColumn("model_version", F.lit(model.version))
@@ -90,6 +89,11 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
         return result
     best_first = Window.partitionBy("as_of_date", "user_id").orderBy(probability.desc(), F.col("item_id"))
     return result.withColumn("rank", F.row_number().over(best_first))
+
+
+def threshold_of(model: PropensityModel, settings: ScoreSettings) -> float:
+    """From this probability on a purchase is predicted: `score.threshold`, or the one that was chosen with the model."""
+    return model.threshold if settings.threshold is None else settings.threshold
 
 
 def segment_of(probability: Column, settings: ScoreSettings) -> Column:

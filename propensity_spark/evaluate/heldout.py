@@ -19,7 +19,7 @@ from propensity_spark.features.registry import FEATURES
 from propensity_spark.platform import keep, release
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
-from propensity_spark.score import PROBABILITY, with_probability
+from propensity_spark.score import PROBABILITY, threshold_of, with_probability
 
 
 def scored_test(test: DataFrame, challenger: PropensityModel, champion: PropensityModel | None, new_user_days: int) -> DataFrame:
@@ -63,13 +63,12 @@ def assess(
     scored = wide.select(*key, "label", "is_new_user", *probabilities)
     scored = keep(scored if user_segments is None else scored.join(user_segments, ["user_id", "as_of_date"], "left"))
     try:
-        threshold = challenger.threshold if settings.score.threshold is None else settings.score.threshold
         found = evaluate(
             scored,
             bought,
             grain=settings.grain,
             base_rate=baseline.base_rate,
-            threshold=threshold,
+            threshold=threshold_of(challenger, settings.score),
             settings=options,
             score=settings.score,
         )

@@ -42,12 +42,17 @@ def alone(train: DataFrame, features: Sequence[str], baseline: Mapping[str, Refe
     return sorted(found, key=lambda one: (-one.auc, one.feature))
 
 
+def binned_auc(positives: Floats, others: Floats) -> float:
+    """ROC-AUC of rows in bins of rising score, by their positives and others; rows of one bin count half."""
+    below = np.cumsum(others) - others
+    return float((positives * (below + others / 2)).sum() / (positives.sum() * others.sum()))
+
+
 def _alone(feature: str, bought: Floats, others: Floats) -> Alone:
     rows = bought + others
     order = np.argsort(np.divide(bought, rows, out=np.zeros_like(rows), where=rows > 0), kind="stable")
-    below = np.cumsum(others[order]) - others[order]
-    auc = (bought[order] * (below + others[order] / 2)).sum() / (bought.sum() * others.sum())
+    auc = binned_auc(bought[order], others[order])
     rate = bought.sum() / rows.sum()
     decided = ((bought == 0) & (rows * rate >= SURE_ROWS)) | ((others == 0) & (rows * (1 - rate) >= SURE_ROWS))
     share = rows[decided].sum() / rows.sum()
-    return Alone(feature, round(float(auc), 9), round(float(share), 9))  # sums of weights depend on their order in the last digits
+    return Alone(feature, round(auc, 9), round(float(share), 9))  # sums of weights depend on their order in the last digits

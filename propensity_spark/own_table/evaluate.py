@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
-from propensity_spark.evaluate import card, context, report
+from propensity_spark.evaluate import context, report
 from propensity_spark.evaluate.explain import explain
 from propensity_spark.evaluate.gates import decide
 from propensity_spark.evaluate.leaks import alone
+from propensity_spark.evaluate.record import record
 from propensity_spark.evaluate.results import evaluate as evaluated
-from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, log_evaluation, logged, logged_document, promote
+from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, logged, logged_document, promote
 from propensity_spark.own_table import columns as C
 from propensity_spark.own_table import slices as S
 from propensity_spark.own_table.logistic import Logistic
@@ -28,7 +27,7 @@ from propensity_spark.own_table.train import RECORD
 from propensity_spark.platform import keep, release
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
-from propensity_spark.score import PROBABILITY, with_probability
+from propensity_spark.score import PROBABILITY, threshold_of, with_probability
 
 BASELINE = "Logistic regression"
 
@@ -42,9 +41,9 @@ def evaluate(run: Run, path: str) -> Mapping[str, str]:
     """
     settings, as_of = run.settings, run.as_of
     challenger = load(settings, CHALLENGER)
-    record = logged_document(settings, challenger.version, RECORD)
+    remembered = logged_document(settings, challenger.version, RECORD)
     frame = read_input(run.spark, path, as_text=None)
-    columns, slices = C.from_json(record["columns"]), S.from_json(record["slices"])
+    columns, slices = C.from_json(remembered["columns"]), S.from_json(remembered["slices"])
     require_fit(frame, columns, as_of)
     rows = keep(divided(labelled(frame, columns, as_of), columns, slices))
     try:
@@ -82,11 +81,11 @@ def evaluate(run: Run, path: str) -> Mapping[str, str]:
             "leaks": [asdict(one) for one in leaks],
             "decision": decision.as_json(),
             "splits": context.slices(rows),
-            "notes": [*record["notes"], *_ignored(columns), *_folds(record["folds"])],
+            "notes": [*remembered["notes"], *_ignored(columns), *_folds(remembered["folds"])],
         }
     finally:
         release(rows)
-    where = _write(settings, numbers, challenger.version, as_of)
+    where = record(run, numbers, challenger.version)
     if decision.promotes:  # last, so that what is killed before decides again on the same ground
         promote(settings, challenger.version)
     return report.facts(numbers) | {"champion": decision.sentence, "report": where}
@@ -103,13 +102,12 @@ def _as_champion(settings: Settings, frame: DataFrame, as_of: date, version: str
 def _numbers(scored: DataFrame, train: DataFrame, model: PropensityModel, settings: Settings) -> dict[str, Any]:
     rate = train.agg(F.avg("label")).first()
     assert rate is not None  # an aggregate without keys has one row
-    threshold = model.threshold if settings.score.threshold is None else settings.score.threshold
     found = evaluated(
         scored,
         scored.where("label = 1").select("user_id", "as_of_date"),
         grain="user",
         base_rate=rate[0],
-        threshold=threshold,
+        threshold=threshold_of(model, settings.score),
         settings=settings.evaluate,
         score=settings.score,
     )
@@ -134,13 +132,3 @@ def _folds(folds: list[float]) -> list[str]:
         f"Cross-validation on the rows that do not test, {len(folds)} folds: ROC-AUC {mean:.4f}, standard deviation {spread:.4f} "
         f"({', '.join(f'{one:.4f}' for one in folds)})."
     ]
-
-
-def _write(settings: Settings, numbers: Mapping[str, Any], version: str, as_of: date) -> str:
-    root = settings.lake.root.removeprefix("file://")
-    with tempfile.TemporaryDirectory() as aside:
-        local = "://" not in root
-        page, data = report.write(numbers, Path(root) / "reports" if local else Path(aside), as_of)
-        cards = card.write(numbers, page.parent)
-        log_evaluation(settings, version, report.flat_metrics(numbers), [page, data, *cards])
-    return str(page) if local else f"MLflow, evaluation/report.html of version {version}"

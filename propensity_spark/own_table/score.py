@@ -19,7 +19,7 @@ from propensity_spark.own_table.read import column, read_input
 from propensity_spark.own_table.train import RECORD
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
-from propensity_spark.score import PROBABILITY, segment_of, with_probability
+from propensity_spark.score import PROBABILITY, segment_of, threshold_of, with_probability
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,10 @@ def _scored(run: Run, frame: DataFrame, columns: C.Columns, model: PropensityMod
         column(columns.id).cast("string").alias("user_id"),
         *C.values(columns, frame.columns, F.lit(run.as_of), absent_as_zero=absent_as_zero),
     )
-    threshold = model.threshold if settings.threshold is None else settings.threshold
     probability = F.col(PROBABILITY)
     return with_probability(rows, model).select(
         F.col("user_id").alias(columns.id),
-        (probability >= threshold).cast("int").alias(_predicted(columns)),
+        (probability >= threshold_of(model, settings)).cast("int").alias(_predicted(columns)),
         probability,
         F.lit(now.strftime("%Y-%m-%dT%H:%M:%SZ")).alias("prediction_timestamp"),
         segment_of(probability, settings).alias("segment"),

@@ -34,17 +34,13 @@ class Slices:
 
     def of_row(self, label: Column, user_id: Column, instant: Column) -> Column:
         """Name of the slice of a row."""
-        if self.by == "time":
-            found = F.when(F.lit(False), F.lit(""))
-            for name, limit in zip(ORDER, self.limits[-1], strict=False):
-                found = found.when(instant >= F.lit(float(limit)), F.lit(name))
-            return found.otherwise(F.lit("train"))
         share = hashed(user_id, self.seed)
-        found = F.when(F.lit(False), F.lit(""))
-        for one, limits in self.limits.items():
-            for name, limit in zip(ORDER, limits, strict=False):
-                found = found.when((label == one) & (share < F.lit(float(limit))), F.lit(name))
-        return found.otherwise(F.lit("train"))
+        parts = [
+            F.when(instant >= limit if self.by == "time" else (label == one) & (share < limit), F.lit(name))
+            for one, limits in self.limits.items()
+            for name, limit in zip(ORDER[:-1], limits, strict=True)
+        ]
+        return F.coalesce(*parts, F.lit(ORDER[-1]))
 
 
 def from_json(body: Mapping[str, Any]) -> Slices:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark import __version__
 from propensity_spark.config import Settings
+from propensity_spark.evaluate.leaks import binned_auc
 from propensity_spark.models import SPEED, register, registered
 from propensity_spark.own_table.columns import Columns, find_columns, unreadable
 from propensity_spark.own_table.read import read_input
@@ -23,7 +24,7 @@ from propensity_spark.platform import keep, release
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
 from propensity_spark.score import with_probability
-from propensity_spark.train.calibrate import Histogram, histograms, together
+from propensity_spark.train.calibrate import histograms, together
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.tune import tune
 from propensity_spark.train.version import fingerprint, rows_per_second
@@ -75,9 +76,9 @@ def train(
         training_set = divided(rows, columns, slices)
         by_slice = require_both_classes(training_set)
         run.say(", ".join(f"{name} {by_slice[name]:,} rows" for name in reversed(by_slice)))
-        print_ = fingerprint(training_set, settings.config_hash() + repr(columns))
+        content = fingerprint(training_set, settings.config_hash() + repr(columns))
         folds = _cross_validated(run, training_set, columns)
-        version = registered(settings, print_)
+        version = registered(settings, content)
         if version is not None:
             return Trained(settings.mlflow.model_name, version, False, None, columns, by_slice, slices.by, folds, notes)
         model, trials = challenger(training_set, columns.names, settings, {}, feature_types=columns.xgboost_types)
@@ -87,7 +88,7 @@ def train(
     version = register(
         settings,
         model,
-        fingerprint=print_,
+        fingerprint=content,
         params={**best.params, "rounds": best.rounds, "label": label, "input": Path(path).name, "as_of": as_of, "code": __version__},
         metrics={
             "validation_log_loss": best.validation_log_loss,
@@ -104,13 +105,6 @@ def train(
     return Trained(model.name, version, True, best.rounds, columns, by_slice, slices.by, folds, notes)
 
 
-def auc(scores: Histogram) -> float:
-    """ROC-AUC of binned scores; equal ones count half."""
-    others = scores.rows - scores.positives
-    below = np.cumsum(others) - others
-    return float((scores.positives * (below + others / 2)).sum() / (scores.positives.sum() * others.sum()))
-
-
 def _cross_validated(run: Run, training_set: DataFrame, columns: Columns) -> tuple[float, ...]:
     """ROC-AUC on each of `table.folds` parts of the rows that do not test, of a model of the other parts (one of which stops it)."""
     settings, found = run.settings, list[float]()
@@ -121,7 +115,8 @@ def _cross_validated(run: Run, training_set: DataFrame, columns: Columns) -> tup
         part = training_set.where("split <> 'test'").withColumn("split", split)
         fitted = tune(part, columns.names, KEY, settings.train, feature_types=columns.xgboost_types)[0]
         scored = with_probability(part.where("split = 'held out'"), _uncalibrated(fitted.booster, columns, settings))
-        found.append(auc(together(list(histograms(scored).values()))))
+        scores = together(list(histograms(scored).values()))
+        found.append(binned_auc(scores.positives, scores.rows - scores.positives))
         run.say(f"fold {number + 1} of {count}: ROC-AUC {found[-1]:.4f}")
     return tuple(found)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
-from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import ChallengerRefused
-from propensity_spark.evaluate import card, context, report
+from propensity_spark.evaluate import context, report
 from propensity_spark.evaluate.heldout import assess
+from propensity_spark.evaluate.record import record, reports_folder
 from propensity_spark.evaluate.segments import USER_SEGMENT
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
 from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import looked_at, purchases
-from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, log_evaluation, logged, promote, version_of
+from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, logged, promote, version_of
 from propensity_spark.platform import keep, release
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
@@ -29,7 +27,7 @@ from propensity_spark.simulate.truth import write_truth
 def _execute(run: Run) -> Outcome:
     settings, lake = run.settings, run.lake
     challenger = load(settings, CHALLENGER)
-    rival = context.rival(_reports(run), run.as_of, challenger.version, champion_version(settings))
+    rival = context.rival(reports_folder(run), run.as_of, challenger.version, champion_version(settings))
     training_set = lake.read(training_set_table(settings.grain, settings.has_market))
     test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
     dates = [row["as_of_date"] for row in test_dates.collect()]
@@ -61,28 +59,13 @@ def _execute(run: Run) -> Outcome:
     }
     release(every)
     release(bought)
-    where = _write(run, numbers, challenger.version)
+    where = record(run, numbers, challenger.version)
     if decision.promotes:  # last, so that a run killed before it decides again on the same ground
         promote(settings, challenger.version)
     elif decision.outcome == "kept" and settings.evaluate.refused == "fail":
         raise ChallengerRefused(f"{decision.sentence}. Report: {where}")
     facts = report.facts(numbers) | {"champion": decision.sentence, "report": where}
     return Outcome(found["rows"], found["rows"], note=decision.sentence, facts=facts)
-
-
-def _reports(run: Run) -> Path | None:
-    """Folder of the reports; None where the lake root is not a local folder (then MLflow alone keeps them)."""
-    return run.lake.folder and run.lake.folder / "reports"
-
-
-def _write(run: Run, numbers: Mapping[str, Any], version: str) -> str:
-    """Write the report and the model card, log both to MLflow; returns where the report lies, for people."""
-    reports = _reports(run)
-    with tempfile.TemporaryDirectory() as aside:
-        page, data = report.write(numbers, reports or Path(aside), run.as_of)
-        cards = card.write(numbers, page.parent)
-        log_evaluation(run.settings, version, report.flat_metrics(numbers), [page, data, *cards])
-    return str(page) if reports else f"MLflow, evaluation/report.html of version {version} ({run.lake.root} is not a local folder)"
 
 
 def _user_segments(run: Run, dates: Sequence[date]) -> DataFrame | None:
@@ -97,7 +80,7 @@ def _user_segments(run: Run, dates: Sequence[date]) -> DataFrame | None:
 def _truth(run: Run, dates: Sequence[date]) -> DataFrame | None:
     """The truth of the test dates, made when it is not there; None without simulated investors or for labels it does not know."""
     settings = run.settings
-    if settings.simulate is None or settings.label.event_types != ("buy",) or _reports(run) is None:
+    if settings.simulate is None or settings.label.event_types != ("buy",) or reports_folder(run) is None:
         return None
     root = run.lake.root.removeprefix("file://")
     write_truth(run.spark, settings, root, dates)

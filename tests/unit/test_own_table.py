@@ -17,13 +17,12 @@ from sklearn.metrics import roc_auc_score
 from propensity_spark.cli import main
 from propensity_spark.config import CONF_DIR, TableSettings, load_table_settings
 from propensity_spark.errors import ConfigurationError, OneClassOnly, SourceMissing, TableRefused
+from propensity_spark.evaluate.leaks import binned_auc
 from propensity_spark.own_table.columns import Columns, Feature, find_columns, from_json, unreadable, values
 from propensity_spark.own_table.read import read_input
 from propensity_spark.own_table.rows import divided, labelled, require_fit
 from propensity_spark.own_table.slices import Slices, find_slices, require_both_classes
 from propensity_spark.own_table.slices import from_json as slices_from_json
-from propensity_spark.own_table.train import auc
-from propensity_spark.train.calibrate import Histogram
 
 AS_OF = date(2026, 6, 30)
 
@@ -151,6 +150,15 @@ def test_values_are_what_the_model_was_trained_on(spark: SparkSession) -> None:
     assert as_model_sees(written) == expected
 
 
+def test_a_category_is_the_same_text_in_a_table_of_types_and_in_a_file_of_text(spark: SparkSession) -> None:
+    typed = spark.createDataFrame([(1, 0, True, 1.0), (2, 1, False, 2.0)], "id int, y int, flag boolean, size double")
+    columns = found(typed, kinds={"flag": "category", "size": "category"})
+    text = spark.createDataFrame([("False", "1"), ("TRUE", "2.0")], "flag string, size string")
+    seen = [tuple(row) for row in text.select(*values(columns, text.columns, F.lit(AS_OF))).collect()]
+    flags, sizes = (one.categories for one in columns.features)
+    assert [(flags[int(flag)], sizes[int(size)]) for flag, size in seen] == [("false", "1.0"), ("true", "2.0")]
+
+
 def test_what_the_file_lacks_is_missing_or_zero(spark: SparkSession) -> None:
     frame = spark.createDataFrame([(1.0,)], "n double")
     assert as_model_sees(frame) == [(1.0, None, None, None, None)]
@@ -241,8 +249,7 @@ def test_auc_of_bins_is_that_of_scikit_learn() -> None:
     positives = rng.binomial(rows, share)
     scores = np.repeat(np.arange(30), rows)
     labels = np.concatenate([[1] * hits + [0] * (number - hits) for hits, number in zip(positives, rows, strict=True)])
-    binned = Histogram(np.arange(30.0), np.arange(30.0), rows.astype(float), positives.astype(float))
-    assert auc(binned) == pytest.approx(roc_auc_score(labels, scores))
+    assert binned_auc(positives.astype(float), (rows - positives).astype(float)) == pytest.approx(roc_auc_score(labels, scores))
 
 
 @pytest.mark.parametrize(
