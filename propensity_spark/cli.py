@@ -63,7 +63,7 @@ COMMANDS = {
     "table": "a table of one's own, one row per customer: train on it, evaluate, score another",
     "forget": "remove persons from every table, quarantine and published run, and prove it",
     "verify": "hold a published run against its manifest",
-    "rollback": "make an earlier published run of a date current again",
+    "rollback": "make an earlier published run of a date current again; with --model, the champion of before",
     "feed": "serve the simulated market over the feed's API until interrupted",
     "settings": "print the merged settings",
     "dates": "print the dates of a range, as what a job's for-each task goes over",
@@ -191,7 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
     parsers["rollback"].add_argument("uri", nargs="?", help="folder or s3a:// prefix that was published to (default: publish.uri)")
     parsers["rollback"].add_argument(
-        "--to", metavar="RUN_ID", help="a complete run of the date (default: the one that the current run replaced)"
+        "--model", action="store_true", help="the champion instead of a published run; the version that is left is not promoted again"
+    )
+    parsers["rollback"].add_argument(
+        "--to",
+        metavar="RUN_ID|VERSION",
+        help="a complete run of the date (default: the one that the current run replaced); with --model a version that was champion once "
+        "(default: the one that the champion was promoted over)",
     )
     parsers["explain-change"].add_argument("--user", required=True, help="user_id")
     parsers["explain-change"].add_argument("--item", help="item_id (grain user_item; default: the user's first in rank on the second date)")
@@ -402,6 +408,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _rollback(settings: Settings, options: argparse.Namespace) -> int:
+    if options.model:
+        return _rollback_model(settings, options)
     from propensity_spark.publish import rollback
 
     if options.as_of is None:
@@ -410,6 +418,20 @@ def _rollback(settings: Settings, options: argparse.Namespace) -> int:
     _show(
         f"as_of_date={run.as_of_date} run_id={run.run_id} is current again: {run.rows:,} rows, {run.model_name} {run.model_version}. "
         "It stays so until this date is published again"
+    )
+    return 0
+
+
+def _rollback_model(settings: Settings, options: argparse.Namespace) -> int:
+    from propensity_spark.models import require_store, roll_back
+
+    if options.uri or options.as_of:
+        raise ConfigurationError("--model: takes neither --as-of nor an address; the model is that of --conf and --dataset")
+    require_store(settings)
+    left, champion = roll_back(settings, options.to)
+    _show(
+        f"{settings.mlflow.model_name}: version {champion} is champion again, and version {left} is not promoted any more unless "
+        f"--model --to {left} takes it back. The next score uses version {champion}; run the day again for one that is published already"
     )
     return 0
 

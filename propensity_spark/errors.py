@@ -191,6 +191,12 @@ class NoEarlierRun(PropensityError):
     then = "publish the date again from the lake: `propensity publish --as-of D`"
 
 
+class NoEarlierChampion(PropensityError):
+    """There is no version of the model that could become champion again."""
+
+    then = "name a version that was champion once with --to, or train a new one: `propensity run --stages label,train,evaluate`"
+
+
 class KeyChanged(PropensityError):
     """The lake was made with another privacy key, or with users called by another kind of name."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from propensity_spark.config import Settings
-from propensity_spark.errors import ConfigurationError, NoChampion
+from propensity_spark.errors import ConfigurationError, NoChampion, NoEarlierChampion
 from propensity_spark.predictor import PropensityModel, ReferenceBins, read
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "PropensityModel",
     "ReferenceBins",
     "champion_version",
+    "is_rolled_back",
     "load",
     "log_evaluation",
     "logged",
@@ -35,12 +36,14 @@ __all__ = [
     "promote",
     "register",
     "registered",
+    "roll_back",
     "version_of",
 ]
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 SPEED = "score_rows_per_second"
 _FINGERPRINT = "fingerprint"
+_BEFORE, _ROLLED_BACK = "promoted_over", "rolled_back"
 _FOLDER = "propensity"
 
 
@@ -136,8 +139,41 @@ def champion_version(settings: Settings) -> str | None:
 
 
 def promote(settings: Settings, version: str) -> None:
-    """Make this version the champion."""
-    _client(settings).set_registered_model_alias(settings.mlflow.model_name, CHAMPION, version)
+    """Make this version the champion. Its tag `promoted_over` remembers the one before it ("none": it is the first)."""
+    client, name, before = _client(settings), settings.mlflow.model_name, champion_version(settings)
+    if before != version:
+        client.set_model_version_tag(name, version, _BEFORE, before or "none")
+    client.set_registered_model_alias(name, CHAMPION, version)
+
+
+def roll_back(settings: Settings, to: str | None = None) -> tuple[str, str]:
+    """Make an earlier champion the champion again. Returns the version that was left and the one that scores now.
+
+    `to`: its version; None: the one that the champion was promoted over. The version that is left gets the tag `rolled_back`, so
+    that no evaluation promotes it again; `to` loses that tag. Raises NoEarlierChampion when there is none to go back to.
+    """
+    name, champion = settings.mlflow.model_name, champion_version(settings)
+    if champion is None:
+        raise NoEarlierChampion(f"model {name!r} has no champion")
+    client = _client(settings)
+    tags = {str(one.version): client.get_model_version(name, one.version).tags for one in client.search_model_versions(f"name = '{name}'")}
+    once = sorted((version for version, known in tags.items() if _BEFORE in known and version != champion), key=int)
+    there = f"others that were champion once, for --to: {', '.join(once) or 'none'}"
+    earlier = to or tags[champion].get(_BEFORE, "none")
+    if earlier == "none":
+        raise NoEarlierChampion(f"model {name!r}: version {champion} was promoted over none; {there}")
+    if earlier not in once:
+        raise NoEarlierChampion(f"model {name!r}: expected a champion before version {champion}, found {earlier!r}; {there}")
+    client.set_model_version_tag(name, champion, _ROLLED_BACK, "true")
+    if _ROLLED_BACK in tags[earlier]:
+        client.delete_model_version_tag(name, earlier, _ROLLED_BACK)
+    client.set_registered_model_alias(name, CHAMPION, earlier)
+    return champion, earlier
+
+
+def is_rolled_back(settings: Settings, version: str) -> bool:
+    """Whether this version was champion and `roll_back` left it."""
+    return _ROLLED_BACK in _client(settings).get_model_version(settings.mlflow.model_name, version).tags
 
 
 def log_evaluation(settings: Settings, version: str, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:

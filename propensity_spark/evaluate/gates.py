@@ -64,6 +64,7 @@ def decide(
     segments: Mapping[str, Mapping[str, Any]] | None = None,
     leaks: Sequence[Alone] = (),
     rows_per_second: float | None = None,
+    rolled_back: bool = False,
     baseline: str = "the baseline",
 ) -> Decision:
     """Weigh a challenger (version) against the baseline (in the reasons called `baseline`) and the champion (version, None: none yet).
@@ -72,8 +73,9 @@ def decide(
     with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
     segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
     `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
-    cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that is the champion is not held against
-    itself, and the answer is `already champion` whatever the rest says: a champion is never taken down here.
+    cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that was `rolled_back` as champion is not
+    promoted again. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
+    the rest says: a champion is never taken down here.
     """
     gates = [_margin("auc_over_baseline", baseline, over_baseline, settings.auc_margin_over_baseline)]
     if champion is not None and champion != challenger:
@@ -84,6 +86,8 @@ def decide(
         gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, margin, by_low=by_low))
     gates.append(_calibrated(calibration_error, settings.max_calibration_error))
     gates += _worst_segment(segments or {}, settings) + _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
+    if rolled_back:
+        gates.append(Gate("rolled_back", False, 1, 0, None, None, f"version {challenger} was champion and was rolled back"))
     outcome = "already champion" if champion == challenger else "promoted" if all(gate.passed for gate in gates) else "kept"
     return Decision(outcome, challenger, champion, tuple(gates))
 

@@ -43,6 +43,7 @@ def assess(
     truth: DataFrame | None = None,
     user_segments: DataFrame | None = None,
     rows_per_second: float | None = None,
+    rolled_back: bool = False,
 ) -> tuple[dict[str, Any], Decision]:
     """Sections `evaluation`, `explain`, `leaks`, `ceiling` and `decision` of the report, and the decision.
 
@@ -88,6 +89,7 @@ def assess(
         segments=found["segments"],
         leaks=leaks,
         rows_per_second=rows_per_second,
+        rolled_back=rolled_back,
     )
     explained = explain(test, challenger, options.shap_rows)
     sections = {"evaluation": found, "explain": explained, "leaks": [asdict(one) for one in leaks], "ceiling": reached}

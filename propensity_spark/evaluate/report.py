@@ -30,6 +30,7 @@ _GATE_NAMES = {
     "feature_alone_auc": "AUC of one feature alone (at most the limit)",
     "decided_by_feature": "Share of labels that one feature decides (at most the limit)",
     "score_rows_per_second": "Rows scored a second by one core (at least the limit)",
+    "rolled_back": "Times rolled back as champion (at most the limit)",
 }
 
 

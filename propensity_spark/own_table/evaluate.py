@@ -17,7 +17,7 @@ from propensity_spark.evaluate.gates import decide
 from propensity_spark.evaluate.leaks import alone
 from propensity_spark.evaluate.record import record
 from propensity_spark.evaluate.results import evaluate as evaluated
-from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, logged, logged_document, promote
+from propensity_spark.models import CHALLENGER, SPEED, champion_version, is_rolled_back, load, logged, logged_document, promote
 from propensity_spark.own_table import columns as C
 from propensity_spark.own_table import slices as S
 from propensity_spark.own_table.logistic import Logistic
@@ -72,6 +72,7 @@ def evaluate(run: Run, path: str) -> Mapping[str, str]:
             segments=found["segments"],
             leaks=leaks,
             rows_per_second=logged(settings, challenger.version)[1].get(SPEED),
+            rolled_back=is_rolled_back(settings, challenger.version),
             baseline=BASELINE.lower(),
         )
         numbers = {

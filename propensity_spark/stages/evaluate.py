@@ -16,7 +16,7 @@ from propensity_spark.evaluate.segments import USER_SEGMENT
 from propensity_spark.features.registry import USER_FEATURES, training_set_table
 from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import looked_at, purchases
-from propensity_spark.models import CHALLENGER, SPEED, champion_version, load, logged, promote, version_of
+from propensity_spark.models import CHALLENGER, SPEED, champion_version, is_rolled_back, load, logged, promote, version_of
 from propensity_spark.platform import keep, release
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
@@ -46,6 +46,7 @@ def _execute(run: Run) -> Outcome:
         truth=truth,
         user_segments=_user_segments(run, dates),
         rows_per_second=logged(settings, challenger.version)[1].get(SPEED),
+        rolled_back=is_rolled_back(settings, challenger.version),
     )
     found = sections["evaluation"]
     numbers = {

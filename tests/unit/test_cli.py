@@ -173,6 +173,7 @@ def test_some_stages_of_the_line(ran: list[Any], tmp_path: Path, words: list[str
         (["run", "--dataset", "retail"], "DATA=<folder>"),
         (["verify", "s3a://b", "--as-of", "soon"], "found 'soon'"),
         (["rollback", "--set", "publish.uri=s3a://b"], "--as-of: expected the date"),
+        (["rollback", "--model", "--as-of", "2024-12-31"], "--model: takes neither --as-of nor an address"),
         (["run", "--set", "lake.root=s3a://b/lake"], "mlflow.tracking_uri: is null, and an embedded store cannot live under"),
     ],
 )

@@ -54,6 +54,14 @@ def test_gates(
     assert decided.as_json()["gates"][0]["found"] == over_baseline
 
 
+def test_what_was_rolled_back_is_not_promoted_again() -> None:
+    known = {"over_baseline": estimate(0.02), "over_champion": estimate(0.02), "calibration_error": estimate(0.01)}
+    refused = decide(LIMITS, challenger="4", champion="3", rolled_back=True, **known)
+    assert not refused.promotes
+    assert refused.sentence == "kept version 3: version 4 not promoted, version 4 was champion and was rolled back"
+    assert decide(LIMITS, challenger="4", champion="3", **known).promotes
+
+
 def test_the_decision_in_words() -> None:
     assert decision(0.02, None, 0.01, None).sentence == "version 4 promoted, the first champion"
     assert decision(0.02, 0.003, 0.01, "3").sentence == "version 4 promoted"

@@ -15,7 +15,7 @@ import xgboost
 
 from propensity_spark import models
 from propensity_spark.config import LabelSettings, Settings
-from propensity_spark.errors import ConfigurationError, NoChampion
+from propensity_spark.errors import ConfigurationError, NoChampion, NoEarlierChampion
 from propensity_spark.predictor import Calibration, PropensityModel, ReferenceBins, read
 
 MATRIX = np.array([[0.0, 1.0], [np.nan, 0.5], [1.0, 0.0]], dtype=np.float32)
@@ -101,6 +101,31 @@ def test_from_the_first_version_to_a_new_champion(tmp_path: Path) -> None:
     frame = pd.DataFrame(MATRIX.astype(float), columns=["recency_days", "frequency_30d"])
     assert served.predict(frame).tolist() == small_model().predict(MATRIX).tolist()
     assert served.metadata.get_input_schema().input_names() == ["recency_days", "frequency_30d"]
+
+
+def test_an_earlier_champion_is_champion_again(tmp_path: Path) -> None:
+    configured = settings(str(tmp_path / "lake"))
+    with pytest.raises(NoEarlierChampion, match="has no champion"):
+        models.roll_back(configured)
+    for version in ("1", "2", "3", "4"):
+        assert register(configured, version) == version
+    models.promote(configured, "1")
+    with pytest.raises(NoEarlierChampion, match=r"version 1 was promoted over none; others that were champion once, for --to: none"):
+        models.roll_back(configured)
+    models.promote(configured, "3")
+    models.promote(configured, "3")  # a run that died after it had promoted does so again
+    for no_champion in ("2", "9", "3"):
+        with pytest.raises(NoEarlierChampion, match=f"found '{no_champion}'; others that were champion once, for --to: 1$"):
+            models.roll_back(configured, no_champion)
+
+    assert models.roll_back(configured) == ("3", "1")
+    assert models.champion_version(configured) == "1"
+    assert [models.is_rolled_back(configured, version) for version in ("1", "2", "3")] == [False, False, True]
+
+    models.promote(configured, "4")  # trained since, better than version 1
+    assert models.roll_back(configured, "3") == ("4", "3")
+    assert [models.is_rolled_back(configured, version) for version in ("1", "3", "4")] == [False, False, True]
+    assert models.roll_back(configured) == ("3", "1")
 
 
 def test_an_embedded_store_needs_a_local_lake() -> None:
