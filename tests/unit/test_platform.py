@@ -243,6 +243,7 @@ def test_a_model_is_created_only_when_the_registry_says_that_there_is_none() -> 
 
 
 def test_mlflow_tells_nobody_how_it_is_used() -> None:
+    pytest.importorskip("mlflow.telemetry", reason="this MLflow has nothing to tell with")
     asked = "import mlflow.telemetry; print(mlflow.telemetry.get_telemetry_client())"
     bare = {"PATH": "/usr/bin:/bin"}  # MLflow is silent of itself where it sees CI or pytest in the environment
 
