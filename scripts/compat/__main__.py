@@ -84,7 +84,7 @@ def run_tests(runtime: str, python: str, arguments: str) -> tuple[int, str]:
     copy = copy_checkout(runtime)
     # The copy's own make: what this one was told (targets' variables, jobs) must not reach it.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHONPATH")}
-    environment |= {"ARGS": arguments}
+    environment |= {"ARGS": f"--no-cov {arguments}"}  # coverage is a matter of the checkout's own `make test`, and of all tests
     say(f"{runtime}: make test in {copy}")
     process = subprocess.Popen(["make", "test", f"PYTHON={python}"], cwd=copy, env=environment, stdout=subprocess.PIPE, text=True)
     closing = "no test ran"
