@@ -124,6 +124,13 @@ def _show(text: str, stderr: bool = False) -> None:
     Console(stderr=stderr).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _show_and_log(settings: Settings, text: str) -> None:
+    """For what somebody did by hand: the log tells it to whoever asks later why the scores are others."""
+    _show(text)
+    start_logging(log_folder(settings), verbose=False)
+    log.info(text)
+
+
 def _headline(error: Exception) -> str:
     """The one line that says most: the last of a Python worker's traceback, else the first."""
     lines = [line for line in str(error).split("JVM stacktrace:")[0].splitlines() if line.strip()]
@@ -415,9 +422,10 @@ def _rollback(settings: Settings, options: argparse.Namespace) -> int:
     if options.as_of is None:
         raise ConfigurationError("--as-of: expected the date whose run is to be taken back, such as 2024-12-31, found none")
     run = rollback(options.uri or settings.publish.uri, options.as_of, options.to)
-    _show(
+    _show_and_log(
+        settings,
         f"as_of_date={run.as_of_date} run_id={run.run_id} is current again: {run.rows:,} rows, {run.model_name} {run.model_version}. "
-        "It stays so until this date is published again"
+        "It stays so until this date is published again",
     )
     return 0
 
@@ -429,9 +437,10 @@ def _rollback_model(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigurationError("--model: takes neither --as-of nor an address; the model is that of --conf and --dataset")
     require_store(settings)
     left, champion = roll_back(settings, options.to)
-    _show(
+    _show_and_log(
+        settings,
         f"{settings.mlflow.model_name}: version {champion} is champion again, and version {left} is not promoted any more unless "
-        f"--model --to {left} takes it back. The next score uses version {champion}; run the day again for one that is published already"
+        f"--model --to {left} takes it back. The next score uses version {champion}; run the day again for one that is published already",
     )
     return 0
 

@@ -111,7 +111,7 @@ def load(settings: Settings, alias_or_version: str) -> PropensityModel:
     name = settings.mlflow.model_name
     if version is None:
         raise NoChampion(
-            f"model {name!r} has no {alias_or_version} yet: `propensity train` registers a challenger, `propensity evaluate` promotes "
+            f"model {name!r} has no {alias_or_version} yet: train registers a challenger, evaluate promotes "
             "it when it beats the baseline by the margin in conf/; without a champion nothing is scored and what was published stays"
         )
     _client(settings)

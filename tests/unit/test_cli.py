@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from propensity_spark import __version__, cli, line
+from propensity_spark import __version__, cli, line, models
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.console import LineProgress, Result, closing_facts, closing_table
 from propensity_spark.errors import ConfigurationError, GateFailed, SourceMissing
@@ -235,6 +235,18 @@ def test_a_bug_before_there_is_a_log_is_not_swallowed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli, "load_settings", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["run"])
+
+
+def test_a_champion_that_is_taken_back_is_said_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setattr(models, "roll_back", lambda settings, to: asked.append(to) or ("3", to))
+    assert cli.main(["rollback", "--model", "--to", "1", "--set", f"lake.root={tmp_path}"]) == 0
+    said = capsys.readouterr().out.strip()
+    assert asked == ["1"]
+    assert said.startswith("propensity-stocks: version 1 is champion again, and version 3 is not promoted any more unless --model --to 3")
+    assert [line["message"] for line in log_lines(tmp_path)] == [said]
 
 
 def test_settings_are_printed_as_they_were_merged(capsys: pytest.CaptureFixture[str]) -> None:
