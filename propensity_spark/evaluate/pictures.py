@@ -71,6 +71,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
             drawn["gain_importance"] = _bars(explained["gain"][:15], "Share of total gain", PercentFormatter(1.0, 0))
             drawn["shap"] = _bars(explained["shap"][:15], "Mean |SHAP value| (log-odds)", None)
             drawn["beeswarm"] = _beeswarm(explained["points"])
+            if explained.get("dependence"):
+                drawn["dependence"] = _dependence(explained["dependence"])
         if drift := report.get("drift"):
             measured = [row for row in drift if row["measure"] == "psi" and row["value"] is not None]
             if measured:
@@ -263,6 +265,24 @@ def _beeswarm(points: Mapping[str, Sequence[Sequence[float | None]]]) -> Figure:
         bar = figure.colorbar(shown, ax=axes, ticks=[0, 1], pad=0.01, aspect=40)
         bar.ax.set_yticklabels(["low", "high"])
         bar.set_label("Value of the feature (grey: null)")
+    return figure
+
+
+def _dependence(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """One panel per feature, three in a row, on one scale of probability."""
+    rows = math.ceil(len(found) / 3)
+    figure = Figure(figsize=(10.6, 0.4 + 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
+    for axes, (name, curve) in zip(panels, found.items(), strict=False):
+        axes.fill_between(curve["values"], curve["low"], curve["high"], color=BLUE, alpha=0.18, linewidth=0)
+        axes.plot(curve["values"], curve["mean"], color=BLUE, marker="o", ms=3)
+        if curve["null"] is not None:
+            axes.axhline(curve["null"], color=GREY, ls=(0, (1.5, 1.5)))
+        axes.set(xlabel=name)
+        _percent(axes, "y")
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    figure.supylabel("Probability")
     return figure
 
 

@@ -24,7 +24,7 @@ from propensity_spark.errors import FeatureMismatch, OneClassOnly
 from propensity_spark.evaluate import context
 from propensity_spark.evaluate.baseline import fit_baseline, with_baseline
 from propensity_spark.evaluate.ceiling import ceiling
-from propensity_spark.evaluate.explain import explain
+from propensity_spark.evaluate.explain import dependence, explain
 from propensity_spark.evaluate.heldout import assess, scored_test
 from propensity_spark.evaluate.leaks import alone
 from propensity_spark.features.registry import USER_FEATURES, model_features, training_set_table
@@ -217,6 +217,27 @@ def test_shap_values_add_up_and_do_not_depend_on_partitions(spark: SparkSession)
     assert len(found["points"]["recency_days"]) == 100
     assert any(rank is None for _, rank in found["points"]["recency_days"])
     assert all(0 < rank < 1 for _, rank in found["points"]["views_7d"])
+
+
+def test_partial_dependence_is_the_mean_of_rows_that_are_told_a_value() -> None:
+    model, rng = model_of(training_rows()), np.random.default_rng(5)
+    sample = rng.random((40, len(FEATURES))).astype(np.float32) * 30
+    sample[:5, 0], sample[:, 1] = np.nan, 3.0
+    found = dependence(model, sample, range(len(FEATURES)))
+    assert list(found) == [name for name in FEATURES if name != FEATURES[1]][:6]  # a feature of one value tells nothing
+    curve = found[FEATURES[0]]
+    assert curve["values"] == sorted(set(curve["values"]))
+    assert set(curve["values"]) <= set(sample[5:, 0].astype(float))
+    for value, mean, low, high in zip(*(curve[name] for name in ("values", "mean", "low", "high")), strict=True):
+        told = sample.copy()
+        told[:, 0] = value
+        each = model.predict(told)
+        assert mean == pytest.approx(each.mean())
+        assert (low, high) == pytest.approx((np.quantile(each, 0.1), np.quantile(each, 0.9)))
+    told[:, 0] = np.nan
+    assert curve["null"] == pytest.approx(model.predict(told).mean())
+    assert all(found[name]["null"] is None for name in found if name != FEATURES[0])
+    assert dependence(model, np.full((3, len(FEATURES)), np.nan, np.float32), range(len(FEATURES))) == {}
 
 
 def test_the_truth_is_the_ceiling(spark: SparkSession) -> None:

@@ -129,6 +129,10 @@ def full() -> dict[str, Any]:
             "gain": [["recency_days", 0.8], ["views_7d", 0.2]],
             "shap": [["recency_days", 0.5], ["views_7d", 0.1]],
             "points": {"recency_days": [[0.1, 0.2], [0.3, None], [-0.2, 0.9]], "views_7d": [[0.0, None], [0.0, None]]},
+            "dependence": {
+                "recency_days": {"values": [1.0, 9.0], "mean": [0.1, 0.05], "low": [0.05, 0.01], "high": [0.2, 0.1], "null": 0.02},
+                "views_7d": {"values": [0.0, 1.0], "mean": [0.1, 0.1], "low": [0.1, 0.1], "high": [0.1, 0.1], "null": None},
+            },
         },
         "ceiling": {
             "rows": 400,
@@ -192,7 +196,7 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "AUC &lt;low&gt;",
     ):
         assert words in page, words
-    assert page.count("<img ") == 12
+    assert page.count("<img ") == 13
     assert page.count("alt=") == page.count("<img ")
 
 
