@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "read_published"]
 
-# MLflow, and Great Expectations before 1.24, tell their makers how they are used, and read these on import: nothing leaves this machine.
+# MLflow and earlier versions of Great Expectations tell their makers how they are used, unless these say otherwise when they are imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 

@@ -51,11 +51,10 @@ def registered(settings: Settings, fingerprint: str) -> str | None:
     """The version made from exactly these inputs, settings and code, now the challenger again; None when there is none."""
     client = _client(settings)
     name = settings.mlflow.model_name
-    known = [client.get_model_version(name, found.version) for found in client.search_model_versions(f"name = '{name}'")]
-    same = [found for found in known if found.tags.get(_FINGERPRINT) == fingerprint]  # Unity Catalog's search tells no tags
+    same = [version for version, tags in _tags_by_version(client, name).items() if tags.get(_FINGERPRINT) == fingerprint]
     if not same:
         return None
-    version = str(min(int(found.version) for found in same))
+    version = min(same, key=int)
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version
 
@@ -156,7 +155,7 @@ def roll_back(settings: Settings, to: str | None = None) -> tuple[str, str]:
     if champion is None:
         raise NoEarlierChampion(f"model {name!r} has no champion")
     client = _client(settings)
-    tags = {str(one.version): client.get_model_version(name, one.version).tags for one in client.search_model_versions(f"name = '{name}'")}
+    tags = _tags_by_version(client, name)
     once = sorted((version for version, known in tags.items() if _BEFORE in known and version != champion), key=int)
     there = f"others that were champion once, for --to: {', '.join(once) or 'none'}"
     earlier = to or tags[champion].get(_BEFORE, "none")
@@ -202,6 +201,12 @@ def logged_document(settings: Settings, version: str, path: str) -> dict[str, An
         file = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=folder))
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def _tags_by_version(client: MlflowClient, name: str) -> dict[str, dict[str, str]]:
+    """Each version is asked for its tags: Unity Catalog's search tells none."""
+    versions = [str(found.version) for found in client.search_model_versions(f"name = '{name}'")]
+    return {version: client.get_model_version(name, version).tags for version in versions}
 
 
 def _client(settings: Settings) -> MlflowClient:

@@ -59,18 +59,17 @@ def dependence(model: PropensityModel, sample: NDArray[np.float32], features: It
         values = np.unique(np.quantile(present, np.linspace(0.02, 0.98, DEPENDENCE_VALUES), method="nearest")) if len(present) else present
         if len(values) < 2:
             continue
-        asked = [*values, np.float32(np.nan)] if len(present) < len(sample) else values
+        asked = [*values, np.float32(np.nan)]
         rows = np.tile(sample, (len(asked), 1))
         rows[:, place] = np.repeat(asked, len(sample))
         by_value = model.predict(rows).reshape(len(asked), len(sample))
         mean, (low, high) = by_value.mean(axis=1), np.quantile(by_value, (0.1, 0.9), axis=1)
-        shown = slice(0, len(values))
         found[model.features[place]] = {
             "values": values.astype(float).tolist(),
-            "mean": mean[shown].tolist(),
-            "low": low[shown].tolist(),
-            "high": high[shown].tolist(),
-            "null": float(mean[-1]) if len(asked) > len(values) else None,
+            "mean": mean[:-1].tolist(),
+            "low": low[:-1].tolist(),
+            "high": high[:-1].tolist(),
+            "null": float(mean[-1]) if len(present) < len(sample) else None,
         }
         if len(found) == DEPENDENCE_FEATURES:
             break

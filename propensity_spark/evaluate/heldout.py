@@ -49,8 +49,8 @@ def assess(
 
     `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not; `truth`: of
     simulated investors, for the ceiling alone; `user_segments`: (user_id, as_of_date, `user_segment`), at most one row a user
-    and date; `rows_per_second`: of scoring, as measured with the challenger. A champion of the challenger's own version is not
-    compared.
+    and date; `rows_per_second`: of scoring, as measured with the challenger; `rolled_back`: whether the challenger was
+    champion and was left. A champion of the challenger's own version is not compared.
     Raises OneClassOnly when the training or the test slice has one class only.
     """
     key = list(grain_key(settings.grain))

@@ -9,6 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from propensity_spark.evaluate.bootstrap import Floats
+from propensity_spark.evaluate.metrics import binned_auc
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.train.reference import bin_weights, with_codes
 
@@ -42,16 +43,10 @@ def alone(train: DataFrame, features: Sequence[str], baseline: Mapping[str, Refe
     return sorted(found, key=lambda one: (-one.auc, one.feature))
 
 
-def binned_auc(positives: Floats, others: Floats) -> float:
-    """ROC-AUC of rows in bins of rising score, by their positives and others; rows of one bin count half."""
-    below = np.cumsum(others) - others
-    return float((positives * (below + others / 2)).sum() / (positives.sum() * others.sum()))
-
-
 def _alone(feature: str, bought: Floats, others: Floats) -> Alone:
     rows = bought + others
     order = np.argsort(np.divide(bought, rows, out=np.zeros_like(rows), where=rows > 0), kind="stable")
-    auc = binned_auc(bought[order], others[order])
+    auc = float(binned_auc(bought[order], others[order]))
     rate = bought.sum() / rows.sum()
     decided = ((bought == 0) & (rows * rate >= SURE_ROWS)) | ((others == 0) & (rows * (1 - rate) >= SURE_ROWS))
     share = rows[decided].sum() / rows.sum()

@@ -182,9 +182,13 @@ def constant(like: Tally, rate: float) -> Tally:
 
 def roc_auc(t: Tally) -> Floats:
     """P(a purchase scores above a non-purchase), ties count half."""
-    negatives = t.rows - t.positives
-    below = np.cumsum(negatives, axis=0) - negatives
-    return _ratio((t.positives * (below + negatives / 2)).sum(axis=0), t.hits * (t.total - t.hits))
+    return binned_auc(t.positives, t.rows - t.positives)
+
+
+def binned_auc(positives: Floats, others: Floats) -> Floats:
+    """ROC-AUC of rows in bins of rising score (along the first axis), by their positives and others; rows of one bin count half."""
+    below = np.cumsum(others, axis=0) - others
+    return _ratio((positives * (below + others / 2)).sum(axis=0), positives.sum(axis=0) * others.sum(axis=0))
 
 
 def pr_auc(t: Tally) -> Floats:

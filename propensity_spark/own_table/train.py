@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark import __version__
 from propensity_spark.config import Settings
-from propensity_spark.evaluate.leaks import binned_auc
+from propensity_spark.evaluate.metrics import binned_auc
 from propensity_spark.models import SPEED, register, registered
 from propensity_spark.own_table.columns import Columns, find_columns, unreadable
 from propensity_spark.own_table.read import read_input
@@ -116,7 +116,7 @@ def _cross_validated(run: Run, training_set: DataFrame, columns: Columns) -> tup
         fitted = tune(part, columns.names, KEY, settings.train, feature_types=columns.xgboost_types)[0]
         scored = with_probability(part.where("split = 'held out'"), _uncalibrated(fitted.booster, columns, settings))
         scores = together(list(histograms(scored).values()))
-        found.append(binned_auc(scores.positives, scores.rows - scores.positives))
+        found.append(float(binned_auc(scores.positives, scores.rows - scores.positives)))
         run.say(f"fold {number + 1} of {count}: ROC-AUC {found[-1]:.4f}")
     return tuple(found)
 

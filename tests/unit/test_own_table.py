@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from propensity_spark.cli import main
 from propensity_spark.config import CONF_DIR, TableSettings, load_table_settings
 from propensity_spark.errors import ConfigurationError, OneClassOnly, SourceMissing, TableRefused
-from propensity_spark.evaluate.leaks import binned_auc
+from propensity_spark.evaluate.metrics import binned_auc
 from propensity_spark.own_table.columns import Columns, Feature, find_columns, from_json, unreadable, values
 from propensity_spark.own_table.read import read_input
 from propensity_spark.own_table.rows import divided, labelled, require_fit
