@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -14,6 +16,8 @@ from propensity_spark.java import require_java
 from propensity_spark.platform import on_databricks
 
 JARS_DIR = Path(__file__).resolve().parent.parent / ".jars"
+CLASS_ARCHIVES = "spark-classes-{size}.jsa"
+"""Spark's classes as `make setup` leaves them in sys.prefix (scripts/class_archive.py); {size} is the file's own, in bytes."""
 
 
 def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkSession:
@@ -31,14 +35,34 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
     require_java()
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     jars_dir = Path(settings.jars_dir) if settings.jars_dir else JARS_DIR
-    jars = sorted(str(path) for path in jars_dir.glob("*.jar"))
+    jars = sorted(str(path.resolve()) for path in jars_dir.glob("*.jar"))
     if not jars:
         raise EnvironmentMissing(f"no JVM jars in {jars_dir}: run `make setup` once (it resolves and checks them)")
-    for key, value in {"spark.jars": ",".join(jars), **spark_conf(settings)}.items():
+    conf = spark_conf(settings)
+    for key, value in {**conf, **(_own_jvm(jars, conf) if _starts_jvm(settings.master) else {"spark.jars": ",".join(jars)})}.items():
         builder = builder.config(key, value)
     session = builder.master(settings.master).getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def _starts_jvm(master: str) -> bool:
+    """Whether Spark is all in one JVM that this process starts, so that its class path and its options are ours to say."""
+    return re.fullmatch(r"local(\[.*\])?", master) is not None and "PYSPARK_GATEWAY_PORT" not in os.environ
+
+
+def _own_jvm(jars: Sequence[str], conf: Mapping[str, str]) -> dict[str, str]:
+    """Jars on the class path itself, where the archive can hold their classes too; as `spark.jars` they would be copied at each start."""
+    options, path = "spark.driver.extraJavaOptions", "spark.driver.extraClassPath"
+    archive = class_archive()
+    shared = f" -XX:SharedArchiveFile={archive} -XX:+VerifySharedSpaces -Xlog:cds=off -Xlog:cds+dynamic=off" if archive else ""
+    return {path: os.pathsep.join([*jars, *filter(None, [conf.get(path)])]), options: conf[options] + shared}
+
+
+def class_archive() -> Path | None:
+    """The archive of classes, if it is there and whole: of a shortened one a JVM dies, one that is damaged or another's it does without."""
+    found = Path(sys.prefix).glob(CLASS_ARCHIVES.format(size="*"))
+    return next((path for path in found if path.name == CLASS_ARCHIVES.format(size=path.stat().st_size)), None)
 
 
 def spark_conf(settings: SparkSettings) -> dict[str, str]:

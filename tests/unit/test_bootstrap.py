@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -109,3 +110,23 @@ def test_wrong_java_ends_the_set_up_before_it_begins(
     assert "Java was not found" in capsys.readouterr().err
     assert not bootstrap.VENV.exists()
     assert not bootstrap.JARS.exists()
+
+
+def test_classes_are_archived_once_for_each_java_and_not_at_all_is_no_error(
+    bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        if command[1:] == ["-version"]:
+            return subprocess.CompletedProcess(command, 0, "", f"openjdk {command[0]}")
+        return subprocess.CompletedProcess(command, 1, "", "No space left on device")
+
+    monkeypatch.setattr(bootstrap.subprocess, "run", run)
+    (tmp_path / ".venv").mkdir()
+    bootstrap.REQUIREMENTS.write_text("")
+    for java in ("17", "17", "21"):
+        bootstrap.archive_classes(Path(java))
+    assert [command[0] for command in calls if command[1:] != ["-version"]] == [str(bootstrap.PYTHON)] * 2
+    assert capsys.readouterr().err.count("sessions start some seconds later than they could: No space left on device") == 2

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from propensity_spark.config import SparkSettings
 from propensity_spark.errors import EnvironmentMissing
 from propensity_spark.java import require_java
-from propensity_spark.session import get_session
+from propensity_spark.session import class_archive, get_session
 
 
 def fake_java(home: Path, says: str) -> None:
@@ -87,3 +87,19 @@ def test_the_local_session_knows_delta_and_another_s3(spark: SparkSession, monke
     assert session.conf.get("spark.hadoop.fs.s3a.endpoint.region") == "eu-west-3"
     for key in ("endpoint", "path.style.access", "endpoint.region"):
         session.conf.unset(f"spark.hadoop.fs.s3a.{key}")
+
+
+@pytest.mark.skipif(class_archive() is None, reason="no archive of classes in this environment: `make setup` makes one")
+def test_the_jvm_of_a_local_session_maps_the_archive_of_classes(spark: SparkSession) -> None:
+    process = spark._jvm.java.lang.ProcessHandle.current().pid()  # type: ignore[union-attr]
+    assert str(class_archive()) in Path(f"/proc/{process}/maps").read_text()
+
+
+def test_only_a_whole_archive_of_classes_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert class_archive() is None
+    (tmp_path / "spark-classes-6.jsa").write_bytes(b"short")
+    (tmp_path / "spark-classes-partial.jsa").write_bytes(b"begun")
+    assert class_archive() is None
+    (tmp_path / "spark-classes-6.jsa").write_bytes(b"whole!")
+    assert class_archive() == tmp_path / "spark-classes-6.jsa"
