@@ -57,6 +57,7 @@ COMMANDS = {
     "run": "the whole line, or the stages named with --stages",
     **{name: f"the stage {name} alone" for name in STAGES},
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
+    "backfill": "add new features to every date that gold has, without computing the others again",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
     "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",
@@ -196,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     parsers["run"].add_argument("--score-only", action="store_true", help=f"with yesterday's champion: --stages {','.join(SCORE_ONLY)}")
     parsers["replay"].add_argument("--table", required=True, help="silver table, such as activity")
     parsers["replay"].add_argument("--reason", help="only rows rejected for this rule")
+    parsers["backfill"].add_argument(
+        "--feature", action="append", required=True, metavar="NAME", help="a feature of features/registry.py; may be repeated"
+    )
     parsers["rollback"].add_argument("uri", nargs="?", help="folder or s3a:// prefix that was published to (default: publish.uri)")
     parsers["rollback"].add_argument(
         "--model", action="store_true", help="the champion instead of a published run; the version that is left is not promoted again"
@@ -326,12 +330,15 @@ def _run_stages(settings: Settings, as_of: date, names: Sequence[str], options: 
 def _asked_for(name: str, options: argparse.Namespace) -> Stage | None:
     """What is not a stage of the line, made from the options; None for a stage of the line."""
     from propensity_spark.stages import vacuum
+    from propensity_spark.stages.backfill import backfill_stage
     from propensity_spark.stages.forget import forget_stage
     from propensity_spark.stages.replay import replay_stage
 
     if name == "forget":
         words = [line.strip() for user in options.user for line in (sys.stdin if user == "-" else [user])]
         return forget_stage([word for word in words if word], options.purge)
+    if name == "backfill":
+        return backfill_stage(options.feature)
     if name == "replay":
         return replay_stage(options.table, options.reason)
     return vacuum.STAGE if name == "vacuum" else None

@@ -118,6 +118,12 @@ class RowsUnaccounted(PropensityError):
     then = "put the source back that was renamed or removed from conf/ before its batch was validated; run again"
 
 
+class NotUpToDate(PropensityError):
+    """Gold has dates that are out of date, or none at all, so that one column cannot be added to them."""
+
+    then = "run `propensity features` first; with new code it computes every date anew, new features included"
+
+
 class NotEnoughHistory(PropensityError):
     """The label or the split needs dates that the lake does not cover."""
 

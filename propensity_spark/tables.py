@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,16 +80,26 @@ class Lake:
             return self.spark.catalog.tableExists(self.location(table))
         return bool(DeltaTable.isDeltaTable(self.spark, self.location(table)))
 
-    def read(self, table: Table) -> DataFrame:
-        """The table's declared columns. Raises TableMissing when no stage has written it yet."""
+    def read(self, table: Table, without: Sequence[str] = ()) -> DataFrame:
+        """The table's declared columns but those in `without`.
+
+        Raises TableMissing when no stage has written it yet, SchemaMismatch when it was written before one of the columns was declared.
+        """
         if not self.exists(table):
             raise TableMissing(f"{table.full_name}: no such table at {self.location(table)}; run the stage that writes it first")
         frame = self.spark.table(self.location(table)) if self.settings.catalog else self._load(table)
-        return frame.select(*table.column_names)
+        wanted = [name for name in table.column_names if name not in without]
+        if missing := [name for name in wanted if name not in frame.columns]:
+            features = " ".join(f"--feature {name}" for name in missing)
+            advice = f"`propensity backfill {features}` adds new features" if table.layer == "gold" else self.way_back(table)
+            raise SchemaMismatch(
+                f"{table.full_name} at {self.location(table)}: expected {', '.join(missing)}, which it was made without; {advice}"
+            )
+        return frame.select(*wanted)
 
-    def read_or_empty(self, table: Table) -> DataFrame:
+    def read_or_empty(self, table: Table, without: Sequence[str] = ()) -> DataFrame:
         """As `read`; an empty frame of the declared schema when the table does not exist yet."""
-        return self.read(table) if self.exists(table) else local_frame(self.spark, [], table.schema)
+        return self.read(table, without) if self.exists(table) else local_frame(self.spark, [], table.schema).drop(*without)
 
     def version(self, table: Table) -> int:
         """Delta version of the table, -1 when it does not exist.
@@ -130,9 +140,12 @@ class Lake:
         """Add rows; the caller has made sure that they are not there yet."""
         self._write(frame, table, None)
 
-    def replace(self, frame: DataFrame, table: Table, where: str) -> None:
-        """Replace, in one commit, the rows for which the predicate `where` holds by `frame` (all of whose rows fulfil it)."""
-        self._write(frame, table, where)
+    def replace(self, frame: DataFrame, table: Table, where: str, *, widen: bool = False) -> None:
+        """Replace, in one commit, the rows for which the predicate `where` holds by `frame` (all of whose rows fulfil it).
+
+        `widen`: in the same commit the table gets the declared columns that it does not have yet.
+        """
+        self._write(frame, table, where, widen)
 
     def overwrite(self, frame: DataFrame, table: Table) -> None:
         """Replace the whole table in one commit, schema included."""
@@ -210,11 +223,11 @@ class Lake:
             return DeltaTable.forName(self.spark, self.location(table))
         return DeltaTable.forPath(self.spark, self.location(table))
 
-    def _write(self, frame: DataFrame, table: Table, where: str | None) -> None:
+    def _write(self, frame: DataFrame, table: Table, where: str | None, widen: bool = False) -> None:
         conformed = conform(frame, table)
 
         def once() -> None:  # whether the table is there is asked at each attempt: somebody else may have made it
-            writer = self._layout(conformed, table)
+            writer = self._layout(conformed, table).option("mergeSchema", widen)
             slice_of_it = where is not None and self.exists(table)
             self._save(writer.mode("overwrite").option("replaceWhere", str(where)) if slice_of_it else writer.mode("append"), table)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from functools import reduce
 
@@ -27,42 +27,47 @@ from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, CORPORATE_ACTIONS,
 
 
 def _execute(run: Run) -> Outcome:
-    days = _days(run)
+    days = days_of(run)
     first_event = min(days.get("first event", {}), default=None)
     needed = feature_dates(run.settings, first_event, run.as_of) if first_event else []
-    dates = _pending(run, days, _user_tables(run.settings), needed)
+    dates = pending(run, days, _user_tables(run.settings), needed)
     if _is_thinned(run.settings) and _is_without_everyone(run, days):
         dates = sorted({*dates, run.as_of})
     for part in _parts(run, dates):
-        _write_user_tables(run, part)
+        for table, frame in user_tables_of(run, part):
+            _replace(run, frame, table, part)
     written = dict.fromkeys(_user_tables(run.settings), dates)
     note = f"{len(dates)} as-of dates"
     if run.settings.has_market:
-        written[MARKET_FEATURES] = _pending(run, days, (MARKET_FEATURES,), [*days.get("session", {}), *needed])
+        written[MARKET_FEATURES] = pending(run, days, (MARKET_FEATURES,), [*days.get("session", {}), *needed])
         if written[MARKET_FEATURES]:
-            _write_market(run, written[MARKET_FEATURES])
+            _replace(run, market_table_of(run, written[MARKET_FEATURES]), MARKET_FEATURES, written[MARKET_FEATURES])
         note += f", {len(written[MARKET_FEATURES])} market dates"
     counted = [_visible(run, ACTIVITY).select(F.lit("in").alias("rows"))] if dates else []
-    counted += [run.lake.read(table).where(_on(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
+    counted += [run.lake.read(table).where(on_dates(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
     rows: dict[str, int] = dict(reduce(DataFrame.unionByName, counted).groupBy("rows").count().collect()) if counted else {}
     return Outcome(rows.get("in", 0), rows.get("out", 0), note=note)
 
 
-def _days(run: Run) -> dict[str, dict[date, datetime | None]]:
+Days = Mapping[str, Mapping[date, datetime | None]]
+
+
+def days_of(run: Run, new: Sequence[str] = ()) -> Days:
     """The days that decide what is to be computed, in one query. There is a row per day or run, so they are brought here.
 
-    `first event`; every `session` with a visible bar; as-of dates by gold table; per as-of date the start of the last
-    `success` with the present settings and code; per first changed date the last `change` announced for it.
+    `first event`; every `session` with a visible bar; as-of dates by gold table; per as-of date the start of the last `success` (of
+    features, or of a backfill) with the present settings and code, or with any code where features are `new` to the tables; per first
+    changed date the last `change` announced for it.
     """
     first_event = _visible(run, ACTIVITY).agg(F.min("event_date").alias("day")).where("day IS NOT NULL")
     parts = {"first event": first_event.withColumn("at", F.lit(None).cast("timestamp"))}
     for table in (*_user_tables(run.settings), *([MARKET_FEATURES] if run.settings.has_market else [])):
-        parts[table.full_name] = _dated(run.lake.read_or_empty(table), "as_of_date")
+        parts[table.full_name] = _dated(run.lake.read_or_empty(table, new), "as_of_date")
     if run.settings.has_market:
         parts["session"] = _dated(_visible(run, BARS).where(F.col("bar_size") == "1d"), "session_date")
-    same = (F.col("config_hash") == run.settings.config_hash()) & (F.col("code_version") == __version__)
-    done = run.lake.read_or_empty(RUNS).where((F.col("stage") == "features") & (F.col("status") == "succeeded") & same)
-    parts["success"] = _dated(done, "as_of_date", "started_at")
+    same = (F.col("config_hash") == run.settings.config_hash()) & (F.lit(bool(new)) | (F.col("code_version") == __version__))
+    done = F.col("stage").isin("features", "backfill") & (F.col("status") == "succeeded") & same
+    parts["success"] = _dated(run.lake.read_or_empty(RUNS).where(done), "as_of_date", "started_at")
     parts["change"] = _dated(run.lake.read_or_empty(CHANGES), "changed_from", "recorded_at")
     found: dict[str, dict[date, datetime | None]] = {}
     labelled = (part.select(F.lit(what).alias("what"), "day", "at") for what, part in parts.items())
@@ -77,7 +82,7 @@ def _dated(rows: DataFrame, day: str, at: str | None = None) -> DataFrame:
     return rows.groupBy(F.col(day).alias("day")).agg(F.max(moment).alias("at"))
 
 
-def _pending(run: Run, days: Mapping[str, Mapping[date, datetime | None]], tables: Sequence[Table], needed: Sequence[date]) -> list[date]:
+def pending(run: Run, days: Days, tables: Sequence[Table], needed: Sequence[date]) -> list[date]:
     """Dates to compute."""
     stored = [set(days.get(table.full_name, {})) for table in tables]
     successes = [Success(day, at) for day, at in days.get("success", {}).items() if at]
@@ -89,10 +94,10 @@ def _is_thinned(settings: Settings) -> bool:
     return settings.grain == "user_item" and settings.sampling.user_share < 1
 
 
-def _is_without_everyone(run: Run, days: Mapping[str, Mapping[date, datetime | None]]) -> bool:
+def _is_without_everyone(run: Run, days: Days) -> bool:
     """Whether the pairs of all users are still to be made: as a training date of another run, the day has those of a share."""
     as_scored = {**days, "success": {day: at for day, at in days.get("success", {}).items() if day == run.as_of}}
-    return run.as_of in _pending(run, as_scored, _user_tables(run.settings), [run.as_of])
+    return run.as_of in pending(run, as_scored, _user_tables(run.settings), [run.as_of])
 
 
 def _parts(run: Run, dates: Sequence[date]) -> list[list[date]]:
@@ -107,27 +112,32 @@ def _visible(run: Run, table: Table) -> DataFrame:
     return run.lake.read(table).where(F.col("visible_date") <= F.lit(run.as_of))
 
 
-def _write_user_tables(run: Run, dates: Sequence[date]) -> None:
-    """Write gold/user_features and, at grain user_item, gold/user_item_features for the dates."""
+def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -> Iterator[tuple[Table, DataFrame]]:
+    """Rows of gold/user_features and, at grain user_item, gold/user_item_features for the dates. Each is valid until the next is asked for.
+
+    Where training looks at a share of the users, pairs are of those on dates without the scored one, unless `everyone`.
+    """
     activity, items, users = run.lake.read(ACTIVITY), _configured(run, ITEMS), _configured(run, USERS)
     grid = Grid(tuple(dates))
     events = keep(live_events(activity, grid))
     spending = keep(sector_spending(events, items, grid))
     try:
         levels = run.settings.features.risk_levels
-        _replace(run, user_features(events, activity, users, spending, grid=grid, risk_levels=levels), USER_FEATURES, dates)
+        yield USER_FEATURES, user_features(events, activity, users, spending, grid=grid, risk_levels=levels)
         if run.settings.grain == "user_item":
             known = item_dates(events, items, grid)
-            chosen = events.where(looked_at(run.settings.sampling)) if _is_thinned(run.settings) and run.as_of not in dates else events
-            _replace(run, user_item_features(chosen, known, spending, grid, run.settings.candidates), USER_ITEM_FEATURES, dates)
+            thinned = _is_thinned(run.settings) and run.as_of not in dates and not everyone
+            chosen = events.where(looked_at(run.settings.sampling)) if thinned else events
+            yield USER_ITEM_FEATURES, user_item_features(chosen, known, spending, grid, run.settings.candidates)
     finally:
         release(spending)
         release(events)
 
 
-def _write_market(run: Run, dates: Sequence[date]) -> None:
+def market_table_of(run: Run, dates: Sequence[date]) -> DataFrame:
+    """The rows of gold/market_features for the dates."""
     bars, actions = _visible(run, BARS).where(F.col("bar_size") == "1d"), run.lake.read_or_empty(CORPORATE_ACTIONS)
-    _replace(run, market_features(bars, actions, _configured(run, ITEMS), Grid(tuple(dates))), MARKET_FEATURES, dates)
+    return market_features(bars, actions, _configured(run, ITEMS), Grid(tuple(dates)))
 
 
 def _configured(run: Run, table: Table) -> DataFrame | None:
@@ -135,15 +145,19 @@ def _configured(run: Run, table: Table) -> DataFrame | None:
     return run.lake.read(table) if run.settings.sources.get(table.name) else None  # type: ignore[call-overload]
 
 
-def _on(dates: Sequence[date]) -> str:
+def on_dates(dates: Sequence[date]) -> str:
     days = ", ".join(f"DATE'{day.isoformat()}'" for day in dates)
     return f"as_of_date IN ({days})"
 
 
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:
-    """Replace the dates in one commit, one file per date rather than one per date and task; a date with very many pairs gets several."""
-    by_date = frame.hint("rebalance", "as_of_date") if table is USER_ITEM_FEATURES else frame.repartition("as_of_date")
-    run.lake.replace(by_date, table, _on(dates))
+    """Replace the dates in one commit."""
+    run.lake.replace(laid_out(frame, table), table, on_dates(dates))
+
+
+def laid_out(frame: DataFrame, table: Table) -> DataFrame:
+    """One file per date rather than one per date and task; a date with very many pairs gets several."""
+    return frame.hint("rebalance", "as_of_date") if table is USER_ITEM_FEATURES else frame.repartition("as_of_date")
 
 
 def _user_tables(settings: Settings) -> tuple[Table, ...]:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.errors import GateFailed
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features
 from propensity_spark.models import CHAMPION, champion_version, load
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
@@ -33,9 +33,12 @@ def _execute(run: Run) -> Outcome:
         matrix = assemble(chosen)
     else:
         matrix = assemble(_as_of(run, USER_FEATURES), chosen, _as_of(run, MARKET_FEATURES) if settings.has_market else None)
-    run.lake.replace(scores(matrix, model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
+    new = [feature.name for feature in model_features(settings.grain, settings.has_market) if feature.name not in model.features]
+    run.lake.replace(scores(matrix.drop(*new), model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
     rows = run.lake.read(table).where(F.col("as_of_date") == F.lit(run.as_of)).count()
-    return Outcome(rows_in=candidates.count(), rows_out=rows, note=f"{rows:,} rows with {model.name} version {model.version}")
+    note = f"{rows:,} rows with {model.name} version {model.version}"
+    note += f", which was trained before there was {', '.join(new)}" if new else ""
+    return Outcome(rows_in=candidates.count(), rows_out=rows, note=note)
 
 
 def _as_of(run: Run, table: Table) -> DataFrame:

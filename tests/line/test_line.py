@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import xgboost
 from line_support import AS_OF, NEXT_DAY, SMALL, Finished, run, small_settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
-from propensity_spark.errors import ChallengerRefused
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.errors import ChallengerRefused, ConfigurationError, SchemaMismatch
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features, training_set_table
 from propensity_spark.line import STAGES, run_line, stage_named
-from propensity_spark.models import champion_version
+from propensity_spark.models import CHAMPION, champion_version, load
 from propensity_spark.publish import verify
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
-from propensity_spark.stages import monitor
+from propensity_spark.stages import monitor, score
+from propensity_spark.stages.backfill import backfill_stage
+from propensity_spark.tables import Lake
 
 SCORES = scores_table("user_item")
 
@@ -121,6 +125,49 @@ def test_day_by_day_gives_what_a_rebuild_gives(finished: Finished, spark: SparkS
         assert {NEXT_DAY} < {row[0] for row in common.collect()}
         assert mine.exceptAll(theirs).isEmpty()
         assert theirs.exceptAll(mine).isEmpty()
+
+
+def test_a_new_feature_comes_to_a_lake_with_history_and_the_champion_goes_on_without_it(
+    finished: Finished, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three features are taken out of the tables, as before they were thought of; one stored value is marked, to see that it stays."""
+    new = {USER_FEATURES: "views_7d", USER_ITEM_FEATURES: "item_buyers_trend", MARKET_FEATURES: "momentum_21d"}
+    for layer in ("silver", "gold", "ops"):
+        shutil.copytree(Path(finished.lake.root) / layer, tmp_path / "lake" / layer)
+    settings = small_settings(tmp_path, *SMALL)
+    lake = Lake(spark, settings.lake)
+    somebody = F.col("user_id") == finished.lake.read(USER_FEATURES).select(F.min("user_id")).collect()[0][0]
+    marked = F.when(somebody, -1).otherwise(F.col("tenure_days")).cast("long")
+    expected = {table: finished.lake.read(table) for table in new}
+    expected[USER_FEATURES] = expected[USER_FEATURES].withColumn("tenure_days", marked)
+    for table, name in new.items():
+        before = expected[table].drop(name).write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        before.partitionBy(*table.partition_by).save(lake.location(table))
+    features, last = [stage_named("features")], finished.lake.read(USER_FEATURES).select(F.max("as_of_date")).collect()[0][0]
+    with pytest.raises(SchemaMismatch, match=r"gold/user_features .*expected views_7d, .*`propensity backfill --feature views_7d`"):
+        list(run_line(spark, settings, last, features))
+    with pytest.raises(ConfigurationError, match=r"--as-of 2023-05-01: expected .* or later, up to which dates are stored"):
+        list(run_line(spark, settings, date(2023, 5, 1), [backfill_stage(list(new.values()))]))
+
+    list(run_line(spark, settings, last, [backfill_stage(list(new.values()))]))
+    for table, frame in expected.items():
+        there, wanted = _rounded(lake.read(table)), _rounded(frame)
+        assert there.exceptAll(wanted).isEmpty()
+        assert wanted.exceptAll(there).isEmpty()
+    outcomes = run(spark, settings, last, stages=features).outcomes
+    assert outcomes["features"] is not None
+    assert outcomes["features"].note == "0 as-of dates, 0 market dates"
+
+    known = [feature.name for feature in model_features("user_item", True) if feature.name not in new.values()]
+    rows = finished.lake.read(training_set_table("user_item", True)).limit(2000).toPandas()
+    booster = xgboost.train({}, xgboost.DMatrix(rows[known].astype("float32"), rows["label"]), 2).save_raw()
+    earlier = replace(load(finished.settings, CHAMPION), features=tuple(known), booster=bytes(booster))
+    monkeypatch.setattr(score, "load", lambda *_: earlier)
+    monkeypatch.setattr(score, "champion_version", lambda *_: "1")
+    scored = run(spark, settings, AS_OF, stages=[score.STAGE]).outcomes["score"]
+    assert scored is not None
+    assert scored.rows_out > 0
+    assert all(name in scored.note.rpartition("trained before there was ")[2] for name in new.values())
 
 
 def test_the_pairs_of_a_day_are_not_sent_to_every_worker(finished: Finished, spark: SparkSession) -> None:
