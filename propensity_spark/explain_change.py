@@ -19,7 +19,7 @@ from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, U
 from propensity_spark.models import load
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import scores_table
-from propensity_spark.score import matrix_of, packed, require_same_features
+from propensity_spark.score import matrix_of, packed, require_same_features, without_new_features
 from propensity_spark.tables import Lake
 
 _NAMED_DATES = 8
@@ -87,6 +87,7 @@ def _matrix(
         of_item = F.col("as_of_date").isin(list(days)) & (F.col("item_id") == F.lit(item))
         market = lake.read(MARKET_FEATURES).where(of_item) if settings.has_market else None
         rows = assemble(users, lake.read(USER_ITEM_FEATURES).where(_of(user, item, days)), market)
+    rows, _ = without_new_features(rows, model)
     require_same_features(rows.columns, model)
     table = rows.select("as_of_date", packed(model).alias("features")).orderBy("as_of_date").toArrow()
     there = table["as_of_date"].to_pylist()

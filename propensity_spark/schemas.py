@@ -20,6 +20,7 @@ STRING, LONG, DOUBLE, BOOLEAN, DATE, INSTANT = (
     T.TimestampType(),
 )
 TEXT_MAP = T.MapType(STRING, STRING)
+REASON = T.StructType([T.StructField("feature", STRING), T.StructField("value", DOUBLE), T.StructField("contribution", DOUBLE)])
 
 
 @dataclass(frozen=True)
@@ -460,6 +461,30 @@ def scores_table(grain: str) -> Table:
             *rank,
             Column("model_name", STRING, "registered model"),
             Column("model_version", STRING, "its version"),
+        ),
+        partition_by=("as_of_date",),
+    )
+
+
+def reasons_table(grain: str) -> Table:
+    """`gold/score_reasons` at a grain: why each row of gold/scores has its score."""
+    key = grain_key(grain)
+    return Table(
+        "gold",
+        "score_reasons",
+        "one scored candidate; base + the contributions of its reasons + others = log-odds of its score before calibration",
+        key,
+        (
+            *key_columns(*key),
+            Column("purchase_probability", DOUBLE, "as in gold/scores"),
+            Column("base", DOUBLE, "log-odds that every row of this model begins with"),
+            Column(
+                "reasons",
+                T.ArrayType(REASON),
+                "the `score.reasons` features that moved the score most, furthest first: the value (null: missing) and by how much, in "
+                "log-odds, it raised (+) or lowered (−) the score; exact SHAP values",
+            ),
+            Column("others", DOUBLE, "what all other features contribute together"),
         ),
         partition_by=("as_of_date",),
     )

@@ -46,6 +46,50 @@ def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
     return frame.withColumn(PROBABILITY, probability(packed(model)))
 
 
+def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFrame:
+    """`frame` with `base`, `reasons` and `others` as in gold/score_reasons: the `count` features (at most all) that moved each score most.
+
+    Equally strong ones come in the model's order. Raises FeatureMismatch as `with_probability` does.
+    """
+    require_same_features(frame.columns, model)
+    shown = min(count, len(model.features))
+
+    def strongest(features: pa.Array) -> pa.Array:
+        found = model.contributions(matrix_of(features, len(model.features)))
+        moved, base = found[:, :-1], found[:, -1:]
+        places = np.argsort(-np.abs(moved), axis=1, kind="stable")[:, :shown]
+        chosen = np.take_along_axis(moved, places, axis=1)
+        others = moved.sum(axis=1, keepdims=True) - chosen.sum(axis=1, keepdims=True)
+        rows = np.hstack([base, others, places, chosen])
+        return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]).cast(pa.list_(pa.float64()))
+
+    def by_way_of_pandas(features: pd.Series) -> pd.Series:
+        found: pd.Series = strongest(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
+        return found
+
+    kind = "array<double>"
+    numbers = pandas_udf(by_way_of_pandas, kind) if arrow_udf is None else arrow_udf(strongest, kind)  # type: ignore[call-overload]
+    names = F.array(*(F.lit(name) for name in model.features))
+    values = F.array(*(F.col(name).cast("double") for name in model.features))
+
+    def reason(index: int) -> Column:
+        place = F.col("_numbers")[2 + index].cast("int")
+        contribution = F.col("_numbers")[2 + shown + index]
+        return F.struct(names[place].alias("feature"), values[place].alias("value"), contribution.alias("contribution"))
+
+    return (
+        frame.withColumn("_numbers", numbers(packed(model)))
+        .withColumns(
+            {
+                "base": F.col("_numbers")[0],
+                "others": F.col("_numbers")[1],
+                "reasons": F.array(*(reason(index) for index in range(shown))),
+            }
+        )
+        .drop("_numbers")
+    )
+
+
 def packed(model: PropensityModel) -> Column:
     """The model's features of a row as one `array<float>`, in the model's order; nulls stay null."""
     return F.array(*(F.col(name).cast("float") for name in model.features))
@@ -69,8 +113,16 @@ def require_same_features(columns: list[str], model: PropensityModel) -> None:
         )
 
 
+def without_new_features(frame: DataFrame, model: PropensityModel) -> tuple[DataFrame, list[str]]:
+    """`frame` without the features that the code knows and the model, trained before, does not; and their names."""
+    new = [
+        feature.name for feature in FEATURES if feature.in_model and feature.name in frame.columns and feature.name not in model.features
+    ]
+    return frame.drop(*new), new
+
+
 def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) -> DataFrame:
-    """Rows of gold/scores for the candidates in `frame` (key and features), one per key.
+    """Rows of gold/scores for the candidates in `frame` (key and purchase_probability), one per key.
 
     `predicted_purchase`: probability ≥ `score.threshold` (null: the model's own). `segment`: see `segment_of`. `rank` (grain `user_item`):
     1 = most likely item of the user on that date, equal probabilities by item_id.
@@ -78,8 +130,7 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
     key = grain_key(model.grain)
     probability = F.col(PROBABILITY)
     result = (
-        with_probability(frame, model)
-        .select(*key, PROBABILITY)
+        frame.select(*key, PROBABILITY)
         .withColumn("predicted_purchase", probability >= threshold_of(model, settings))
         .withColumn("segment", segment_of(probability, settings))
         .withColumn("model_name", F.lit(model.name))

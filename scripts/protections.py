@@ -123,7 +123,9 @@ def without(folder: Path, entry: Entry, before: Ran) -> str:
     code = (folder / entry.path).read_text(encoding="utf-8")
     (folder / entry.path).write_text(code.replace(entry.text, entry.without), encoding="utf-8")
     slowest = max(seconds for other, (seconds, _) in before.items() if other.partition("::")[0] == name.partition("::")[0])
-    ran = pytest(folder, [entry.test, "-x", *(["-k", entry.only] if entry.only else [])], 90 + 3 * slowest)
+    ran = pytest(
+        folder, [entry.test, "-x", "--hypothesis-profile=first failure", *(["-k", entry.only] if entry.only else [])], 90 + 3 * slowest
+    )
     (folder / entry.path).write_text(code, encoding="utf-8")
     _, outcome = (0.0, "it hung") if ran is None else ran.get(name, (0.0, "error"))
     return f"{'NOT seen' if outcome in ('passed', 'skipped', 'error') else 'seen'} to fail: {outcome}"

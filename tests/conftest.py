@@ -7,12 +7,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import Phase
 from pyspark.sql import SparkSession
 
 from propensity_spark.config import LakeSettings, SparkSettings
 from propensity_spark.session import get_session
 from propensity_spark.tables import Lake
+
+hypothesis.settings.register_profile("first failure", phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)])
+"""For `make protections`: what a test says without a protection need not be the smallest example."""
 
 os.environ["TZ"] = "UTC"
 time.tzset()

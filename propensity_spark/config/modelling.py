@@ -161,6 +161,7 @@ class ScoreSettings(Section):
     `threshold_by`: the best F1, Youden's J or profit, or as many contacts as the budget allows. `conversion_value` is earned with each
     purchase and `contact_cost` spent on each candidate contacted, in the data set's currency. Of the budget either `budget_share` of the
     candidates or `budget_contacts` a day is set.
+    `reasons`: so many features are named with each score, those that moved it most (0: none, and no gold/score_reasons).
     `blocked_users` and `blocked_items` are CSV files with a header `user_id` / `item_id`: never scored, never published.
     """
 
@@ -172,6 +173,7 @@ class ScoreSettings(Section):
     contact_cost: Annotated[float, Field(gt=0.0)] | None = None
     budget_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     budget_contacts: Positive | None = None
+    reasons: Annotated[int, Field(ge=0, le=20)] = 3
     blocked_users: Location | None = None
     blocked_items: Location | None = None
 

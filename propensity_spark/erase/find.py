@@ -20,7 +20,7 @@ from propensity_spark.ingest.deliveries import Batch, Delivery, first_contexts
 from propensity_spark.ingest.rows import bronze_rows
 from propensity_spark.privacy import mentioning
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE, SILVER, USERS, Table, scores_table
+from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE, SILVER, USERS, Table, reasons_table, scores_table
 from propensity_spark.validate.parse import PROVENANCE, Clock, parse
 
 TARGETS = ("users", "activity")
@@ -46,7 +46,9 @@ def tables(run: Run) -> list[Table]:
     """The tables that hold rows of persons, in the order in which they are erased: from the source downwards."""
     grain, market = run.settings.grain, run.settings.has_market
     found = [*(BRONZE[target] for target in TARGETS), QUARANTINE, USERS, ACTIVITY, USER_FEATURES, USER_ITEM_FEATURES]
-    return [table for table in (*found, training_set_table(grain, market), scores_table(grain)) if run.lake.exists(table)]
+    return [
+        table for table in (*found, training_set_table(grain, market), scores_table(grain), reasons_table(grain)) if run.lake.exists(table)
+    ]
 
 
 def rows_in(run: Run, table: Table, people: People, rows: DataFrame | None = None) -> DataFrame:

@@ -10,12 +10,12 @@ from pyspark.sql import functions as F
 
 from propensity_spark.errors import GateFailed
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.models import CHAMPION, champion_version, load
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import Table, scores_table
-from propensity_spark.score import blocked_fingerprints, eligible, scores
+from propensity_spark.schemas import Table, reasons_table, scores_table
+from propensity_spark.score import blocked_fingerprints, eligible, scores, with_probability, with_reasons, without_new_features
 from propensity_spark.stages.label import reads
 
 
@@ -33,8 +33,14 @@ def _execute(run: Run) -> Outcome:
         matrix = assemble(chosen)
     else:
         matrix = assemble(_as_of(run, USER_FEATURES), chosen, _as_of(run, MARKET_FEATURES) if settings.has_market else None)
-    new = [feature.name for feature in model_features(settings.grain, settings.has_market) if feature.name not in model.features]
-    run.lake.replace(scores(matrix.drop(*new), model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
+    known, new = without_new_features(matrix, model)
+    scored = with_probability(known, model)
+    if settings.score.reasons:
+        reasons = reasons_table(settings.grain)
+        explained = with_reasons(scored, model, settings.score.reasons).select(*reasons.column_names)
+        run.lake.replace(explained, reasons, f"as_of_date = DATE'{run.as_of}'")
+        scored = _as_of(run, reasons)
+    run.lake.replace(scores(scored, model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
     rows = run.lake.read(table).where(F.col("as_of_date") == F.lit(run.as_of)).count()
     note = f"{rows:,} rows with {model.name} version {model.version}"
     note += f", which was trained before there was {', '.join(new)}" if new else ""
@@ -54,6 +60,6 @@ STAGE = Stage(
     promise="every candidate once per as-of date; same inputs, same bytes",
     execute=_execute,
     reads=reads,
-    writes=lambda settings: (scores_table(settings.grain),),
+    writes=lambda settings: (scores_table(settings.grain), *([reasons_table(settings.grain)] if settings.score.reasons else [])),
     depends_on=_depends_on,
 )

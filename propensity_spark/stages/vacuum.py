@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import BRONZE, DELIVERIES, OPS, QUARANTINE, SILVER, scores_table
+from propensity_spark.schemas import BRONZE, DELIVERIES, OPS, QUARANTINE, SILVER, reasons_table, scores_table
 
 
 def _execute(run: Run) -> Outcome:
     settings = run.settings
     gold = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES, training_set_table(settings.grain, settings.has_market))
-    tables = (*BRONZE.values(), DELIVERIES, *SILVER.values(), QUARANTINE, *gold, scores_table(settings.grain), *OPS.values())
+    tables = (
+        *BRONZE.values(),
+        DELIVERIES,
+        *SILVER.values(),
+        QUARANTINE,
+        *gold,
+        scores_table(settings.grain),
+        reasons_table(settings.grain),
+        *OPS.values(),
+    )
     there = [table for table in tables if run.lake.exists(table)]
     for table in there:
         run.lake.vacuum(table, settings.lake.vacuum_days)

@@ -18,8 +18,8 @@ from propensity_spark.errors import ConfigurationError, FeatureMismatch, GateFai
 from propensity_spark.features.registry import USER_FEATURES, features_of, training_set_table
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, scores_table
-from propensity_spark.score import blocked_fingerprints, eligible, scores, with_probability
+from propensity_spark.schemas import ACTIVITY, reasons_table, scores_table
+from propensity_spark.score import blocked_fingerprints, eligible, scores, with_probability, with_reasons
 from propensity_spark.stages import label as label_stage
 from propensity_spark.stages import score as score_stage
 from propensity_spark.stages import train as train_stage
@@ -85,8 +85,33 @@ def test_mismatch_lists_both_sides(spark: SparkSession, model: PropensityModel) 
         with_probability(candidates(spark).selectExpr("*", "1 as views_7d"), model)
 
 
+def test_reasons_name_what_moved_the_score_and_add_up_to_it(spark: SparkSession, model: PropensityModel) -> None:
+    scored = with_probability(candidates(spark), model)
+    rows = {(row.user_id, row.item_id): row for row in conform(_reasons(scored, model, 1), reasons_table("user_item")).collect()}
+    (reason,) = rows["u", "c"].reasons
+    assert (reason.feature, reason.value) == ("recency_days", 0.0)
+    assert reason.contribution > 0
+    assert rows["v", "a"].reasons[0].value is None
+    assert rows["v", "a"].reasons[0].contribution < 0
+    for row in rows.values():
+        log_odds = row.base + sum(one.contribution for one in row.reasons) + row.others
+        calibrated = np.interp(1 / (1 + np.exp(-log_odds)), model.calibration_x, model.calibration_y)
+        assert row.purchase_probability == pytest.approx(calibrated, abs=1e-6)
+    both = _reasons(scored, model, 20).first()
+    assert both is not None
+    assert len(both.reasons) == len(FEATURES)
+    assert both.others == pytest.approx(0.0, abs=1e-12)
+    assert abs(both.reasons[0].contribution) >= abs(both.reasons[1].contribution)
+    with pytest.raises(FeatureMismatch, match=r"the model needs \['recency_days'\]"):
+        with_reasons(scored.drop("recency_days"), model, 1)
+
+
+def _reasons(scored: DataFrame, model: PropensityModel, count: int) -> DataFrame:
+    return with_reasons(scored, model, count).select(*reasons_table("user_item").column_names)
+
+
 def test_scores_have_decision_segment_and_rank(spark: SparkSession, model: PropensityModel) -> None:
-    rows = scores(candidates(spark), model, ScoreSettings(high=0.5, low=0.1))
+    rows = scores(with_probability(candidates(spark), model), model, ScoreSettings(high=0.5, low=0.1))
     table = {(row.user_id, row.item_id): row for row in conform(rows, scores_table("user_item")).collect()}
     assert [table["u", item].rank for item in ("c", "a", "b")] == [1, 2, 3]
     assert table["u", "a"].purchase_probability == table["u", "b"].purchase_probability
@@ -98,16 +123,19 @@ def test_scores_have_decision_segment_and_rank(spark: SparkSession, model: Prope
 def test_segment_limits_belong_to_medium_and_the_threshold_decides_at_equality(spark: SparkSession, model: PropensityModel) -> None:
     at = {name: with_probability(candidates(spark), model).where(f"user_id = '{name}'").first() for name in ("v", "w")}
     low, high = at["v"].purchase_probability, at["w"].purchase_probability
-    rows = scores(candidates(spark), model, ScoreSettings(high=high, low=low, threshold=high)).collect()
+    rows = scores(with_probability(candidates(spark), model), model, ScoreSettings(high=high, low=low, threshold=high)).collect()
     assert {(row.segment, row.predicted_purchase) for row in rows if row.user_id == "v"} == {("Medium", False)}
     assert {(row.segment, row.predicted_purchase) for row in rows if row.user_id == "w"} == {("Medium", True)}
-    above = scores(candidates(spark), model, ScoreSettings(high=0.99, low=high + 1e-9)).where("user_id = 'w'").first()
+    above = (
+        scores(with_probability(candidates(spark), model), model, ScoreSettings(high=0.99, low=high + 1e-9)).where("user_id = 'w'").first()
+    )
     assert above is not None
     assert above.segment == "Low"
 
 
 def test_user_grain_has_no_item_and_no_rank(spark: SparkSession, model: PropensityModel) -> None:
-    rows = scores(candidates(spark).where("item_id = 'a'").drop("item_id"), replace(model, grain="user"), ScoreSettings())
+    users = with_probability(candidates(spark).where("item_id = 'a'").drop("item_id"), model)
+    rows = scores(users, replace(model, grain="user"), ScoreSettings())
     assert conform(rows, scores_table("user")).count() == 3
 
 

@@ -134,11 +134,10 @@ def test_a_monotone_feature_never_lowers_the_probability(training_set: DataFrame
 
 
 def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame) -> None:
-    models = {
-        fit(arranged(rows, FEATURES, ["user_id", "as_of_date"], 2), FEATURES, TRAIN.model_copy(update={"num_workers": 2})).booster
-        for rows in (training_set, training_set.repartition(5, "noise"))
-    }
-    assert len(models) == 1
+    one, other = (arranged(rows, FEATURES, ["user_id", "as_of_date"], 2) for rows in (training_set, training_set.repartition(5, "noise")))
+    assert str(one.collect()) == str(other.collect()), "so few rows may give the same bytes by luck, so their order is looked at too"
+    two = TRAIN.model_copy(update={"num_workers": 2})
+    assert fit(one, FEATURES, two).booster == fit(other, FEATURES, two).booster
 
 
 def test_zero_is_a_value_and_null_is_missing(spark: SparkSession) -> None:
