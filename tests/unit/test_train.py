@@ -135,7 +135,8 @@ def test_a_monotone_feature_never_lowers_the_probability(training_set: DataFrame
 
 def test_the_same_rows_give_the_same_bytes_in_any_order(training_set: DataFrame) -> None:
     one, other = (arranged(rows, FEATURES, ["user_id", "as_of_date"], 2) for rows in (training_set, training_set.repartition(5, "noise")))
-    assert str(one.collect()) == str(other.collect()), "so few rows may give the same bytes by luck, so their order is looked at too"
+    in_one_order = str(one.collect()) == str(other.collect())
+    assert in_one_order, "so few rows may give the same bytes by luck, so their order is looked at too"
     two = TRAIN.model_copy(update={"num_workers": 2})
     assert fit(one, FEATURES, two).booster == fit(other, FEATURES, two).booster
 
