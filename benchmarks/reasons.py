@@ -18,7 +18,7 @@ import numpy as np
 import xgboost
 
 from benchmarks.measure import Measure, code, machine, table, write
-from propensity_spark.tree_shap import tree_shap
+from propensity_spark.tree_shap import TreeShap, tree_shap
 
 T = TypeVar("T")
 
@@ -79,8 +79,8 @@ def agreement(values: np.ndarray, exact: np.ndarray) -> float:
     return float((one == other).all(axis=1).mean())
 
 
-def size(tables: object) -> int:
-    return sum(values.nbytes for group in tables.groups for _, values in (*group.codes, *group.given))  # type: ignore[attr-defined]
+def size(tables: TreeShap) -> int:
+    return sum(values.nbytes for group in tables.groups for named in (group.codes, group.given) for _, values in named)
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -16,9 +16,6 @@ import numpy.typing as npt
 from propensity_spark.config import LabelSettings
 from propensity_spark.tree_shap import tree_shap
 
-MANY_ROWS = 2000
-"""From this number of rows on, tables for their SHAP values are made."""
-
 
 @dataclass(frozen=True)
 class ReferenceBins:
@@ -88,19 +85,22 @@ class PropensityModel:
     def contributions(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Exact SHAP values of the trees in log-odds, (rows, features + 1): one per feature and, last, what all rows start from.
 
-        A row's sum is its log-odds before calibration. Many rows are looked up in tables that take a second to make; a few, and those of
-        a model that has none (categories, very deep trees), are XGBoost's to explain, which does a thousand or so a second. Source:
-        Lundberg et al., "From local explanations to global understanding with explainable AI for trees", 2020.
+        A row's sum is its log-odds before calibration. XGBoost does a thousand or so rows a second. Source: Lundberg et al., "From local
+        explanations to global understanding with explainable AI for trees", 2020.
         """
         import xgboost
 
-        if len(matrix) >= MANY_ROWS and (tables := tree_shap(self.booster)):
-            return tables.contributions(matrix).astype(np.float64)
         rows = xgboost.DMatrix(matrix, missing=np.nan)
         found: npt.NDArray[np.float64] = (
             _booster(self.booster).predict(rows, pred_contribs=True, validate_features=False).astype(np.float64)
         )
         return found
+
+    def contributions_of_many(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """`contributions`, to float32, looked up in tables that take a second or two to make, once in each process; a row's do not depend
+        on the rows it comes with. A model that has no tables (categories, very deep trees) is left to `contributions`."""
+        tables = tree_shap(self.booster)
+        return self.contributions(matrix) if tables is None else tables.contributions(matrix).astype(np.float64)
 
     def save(self, folder: Path) -> None:
         """Write booster.ubj, calibration.json and model.json."""

@@ -33,17 +33,23 @@ def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
     stay in the JVM. Raises FeatureMismatch when `frame` lacks a feature of the model or has one that the model never saw.
     """
     require_same_features(frame.columns, model)
+    return frame.withColumn(PROBABILITY, _of_matrix(model, lambda matrix: pa.array(model.predict(matrix), type=pa.float64()), "double"))
 
-    def predict(features: pa.Array) -> pa.Array:
-        return pa.array(model.predict(matrix_of(features, len(model.features))), type=pa.float64())
+
+def _of_matrix(model: PropensityModel, compute: Callable[[np.ndarray], pa.Array], kind: str) -> Column:
+    """What `compute` makes of the model's features, a batch of rows at a time, as a column of the type `kind`."""
+
+    def by_way_of_arrow(features: pa.Array) -> pa.Array:
+        return compute(matrix_of(features, len(model.features)))
 
     def by_way_of_pandas(features: pd.Series) -> pd.Series:
-        found: pd.Series = predict(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
+        found: pd.Series = by_way_of_arrow(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
         return found
 
     # The kind of a function is told by the hints of its arguments.
-    probability = pandas_udf(by_way_of_pandas, "double") if arrow_udf is None else arrow_udf(predict, "double")  # type: ignore[call-overload]
-    return frame.withColumn(PROBABILITY, probability(packed(model)))
+    function = pandas_udf(by_way_of_pandas, kind) if arrow_udf is None else arrow_udf(by_way_of_arrow, kind)  # type: ignore[call-overload]
+    column: Column = function(packed(model))
+    return column
 
 
 def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFrame:
@@ -54,8 +60,8 @@ def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFr
     require_same_features(frame.columns, model)
     shown = min(count, len(model.features))
 
-    def strongest(features: pa.Array) -> pa.Array:
-        found = model.contributions(matrix_of(features, len(model.features)))
+    def strongest(matrix: np.ndarray) -> pa.Array:
+        found = model.contributions_of_many(matrix)
         moved, base = found[:, :-1], found[:, -1:]
         places = np.argsort(-np.abs(moved), axis=1, kind="stable")[:, :shown]
         chosen = np.take_along_axis(moved, places, axis=1)
@@ -63,12 +69,6 @@ def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFr
         rows = np.hstack([base, others, places, chosen])
         return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]).cast(pa.list_(pa.float64()))
 
-    def by_way_of_pandas(features: pd.Series) -> pd.Series:
-        found: pd.Series = strongest(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
-        return found
-
-    kind = "array<double>"
-    numbers = pandas_udf(by_way_of_pandas, kind) if arrow_udf is None else arrow_udf(strongest, kind)  # type: ignore[call-overload]
     names = F.array(*(F.lit(name) for name in model.features))
     values = F.array(*(F.col(name).cast("double") for name in model.features))
 
@@ -78,7 +78,7 @@ def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFr
         return F.struct(names[place].alias("feature"), values[place].alias("value"), contribution.alias("contribution"))
 
     return (
-        frame.withColumn("_numbers", numbers(packed(model)))
+        frame.withColumn("_numbers", _of_matrix(model, strongest, "array<double>"))
         .withColumns(
             {
                 "base": F.col("_numbers")[0],

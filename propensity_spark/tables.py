@@ -91,7 +91,8 @@ class Lake:
         wanted = [name for name in table.column_names if name not in without]
         if missing := [name for name in wanted if name not in frame.columns]:
             features = " ".join(f"--feature {name}" for name in missing)
-            advice = f"`propensity backfill {features}` adds new features" if table.layer == "gold" else self.way_back(table)
+            backfill = f"`propensity backfill {features}` adds new features, `propensity label` makes the training set anew"
+            advice = backfill if table.layer == "gold" else self.way_back(table)
             raise SchemaMismatch(
                 f"{table.full_name} at {self.location(table)}: expected {', '.join(missing)}, which it was made without; {advice}"
             )

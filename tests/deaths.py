@@ -20,13 +20,13 @@ from propensity_spark.models import CHALLENGER, CHAMPION, version_of
 from propensity_spark.publish import verify
 from propensity_spark.publish.manifest import Manifest, current_manifest
 from propensity_spark.publish.store import open_store
-from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, DELIVERIES, DRIFT, QUARANTINE, VALIDATED, Table, scores_table
+from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, DELIVERIES, DRIFT, QUARANTINE, VALIDATED, Table, reasons_table, scores_table
 from propensity_spark.tables import Lake
 
 OF_A_RUN = {"ingested_at", "run_id", "batch_id", "recorded_at"}  # differ from run to run by their meaning
 TABLES = (
-    *(BRONZE["activity"], ACTIVITY, QUARANTINE, USER_FEATURES, training_set_table("user", False), scores_table("user")),
-    *(DRIFT, VALIDATED),
+    *(BRONZE["activity"], ACTIVITY, QUARANTINE, USER_FEATURES, training_set_table("user", False), reasons_table("user")),
+    *(scores_table("user"), DRIFT, VALIDATED),
 )
 LOGS = (DELIVERIES, CHANGES)  # say a thing again when a run that died after saying it is repeated
 WRITES = {

@@ -13,14 +13,14 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import FileSource
 from propensity_spark.errors import SourceMissing
-from propensity_spark.features.registry import USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.features.registry import gold_tables
 from propensity_spark.ingest.accept import examine_files, judge
 from propensity_spark.ingest.batches import forms_of, listing, sources_by_name
 from propensity_spark.ingest.deliveries import Batch, Delivery, first_contexts
 from propensity_spark.ingest.rows import bronze_rows
 from propensity_spark.privacy import mentioning
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE, SILVER, USERS, Table, reasons_table, scores_table
+from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE, SILVER, USERS, Table
 from propensity_spark.validate.parse import PROVENANCE, Clock, parse
 
 TARGETS = ("users", "activity")
@@ -44,11 +44,9 @@ class HoldingFile:
 
 def tables(run: Run) -> list[Table]:
     """The tables that hold rows of persons, in the order in which they are erased: from the source downwards."""
-    grain, market = run.settings.grain, run.settings.has_market
-    found = [*(BRONZE[target] for target in TARGETS), QUARANTINE, USERS, ACTIVITY, USER_FEATURES, USER_ITEM_FEATURES]
-    return [
-        table for table in (*found, training_set_table(grain, market), scores_table(grain), reasons_table(grain)) if run.lake.exists(table)
-    ]
+    gold = [table for table in gold_tables(run.settings.grain, run.settings.has_market) if table.is_personal]
+    found = [*(BRONZE[target] for target in TARGETS), QUARANTINE, USERS, ACTIVITY, *gold]
+    return [table for table in found if run.lake.exists(table)]
 
 
 def rows_in(run: Run, table: Table, people: People, rows: DataFrame | None = None) -> DataFrame:

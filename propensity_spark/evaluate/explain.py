@@ -30,7 +30,7 @@ def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any
     """
     booster = _booster(model)
     sample = _sample(test, model, rows)
-    contributions = model.contributions(sample)[:, :-1]
+    contributions = model.contributions_of_many(sample)[:, :-1]
     mean = np.abs(contributions).mean(axis=0)
     order = np.argsort(-mean, kind="stable")
     gain = {model.features[int(name[1:])]: float(value) for name, value in booster.get_score(importance_type="total_gain").items()}

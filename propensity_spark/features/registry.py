@@ -7,7 +7,7 @@ from typing import Literal
 
 from pyspark.sql import types as T
 
-from propensity_spark.schemas import DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns
+from propensity_spark.schemas import DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns, reasons_table, scores_table
 
 Group = Literal["market", "user", "user_item"]
 
@@ -182,6 +182,12 @@ USER_ITEM_FEATURES = Table(
     ),
     partition_by=("as_of_date",),
 )
+
+
+def gold_tables(grain: str, has_market: bool) -> tuple[Table, ...]:
+    """All of gold, in the order in which it is made."""
+    features = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES)
+    return (*features, training_set_table(grain, has_market), scores_table(grain), reasons_table(grain))
 
 
 def training_set_table(grain: str, has_market: bool) -> Table:

@@ -33,15 +33,16 @@ def _execute(run: Run) -> Outcome:
         matrix = assemble(chosen)
     else:
         matrix = assemble(_as_of(run, USER_FEATURES), chosen, _as_of(run, MARKET_FEATURES) if settings.has_market else None)
+    day = f"as_of_date = DATE'{run.as_of}'"
     known, new = without_new_features(matrix, model)
     scored = with_probability(known, model)
     if settings.score.reasons:
         reasons = reasons_table(settings.grain)
         explained = with_reasons(scored, model, settings.score.reasons).select(*reasons.column_names)
-        run.lake.replace(explained, reasons, f"as_of_date = DATE'{run.as_of}'")
+        run.lake.replace(explained, reasons, day)
         scored = _as_of(run, reasons)
-    run.lake.replace(scores(scored, model, settings.score), table, f"as_of_date = DATE'{run.as_of}'")
-    rows = run.lake.read(table).where(F.col("as_of_date") == F.lit(run.as_of)).count()
+    run.lake.replace(scores(scored, model, settings.score), table, day)
+    rows = _as_of(run, table).count()
     note = f"{rows:,} rows with {model.name} version {model.version}"
     note += f", which was trained before there was {', '.join(new)}" if new else ""
     return Outcome(rows_in=candidates.count(), rows_out=rows, note=note)

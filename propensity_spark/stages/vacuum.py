@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.features.registry import gold_tables
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import BRONZE, DELIVERIES, OPS, QUARANTINE, SILVER, reasons_table, scores_table
+from propensity_spark.schemas import BRONZE, DELIVERIES, OPS, QUARANTINE, SILVER
 
 
 def _execute(run: Run) -> Outcome:
     settings = run.settings
-    gold = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES, training_set_table(settings.grain, settings.has_market))
-    tables = (
-        *BRONZE.values(),
-        DELIVERIES,
-        *SILVER.values(),
-        QUARANTINE,
-        *gold,
-        scores_table(settings.grain),
-        reasons_table(settings.grain),
-        *OPS.values(),
-    )
+    gold = gold_tables(settings.grain, settings.has_market)
+    tables = (*BRONZE.values(), DELIVERIES, *SILVER.values(), QUARANTINE, *gold, *OPS.values())
     there = [table for table in tables if run.lake.exists(table)]
     for table in there:
         run.lake.vacuum(table, settings.lake.vacuum_days)

@@ -52,8 +52,8 @@ def test_a_tree_of_two_questions_by_hand() -> None:
     """Rows 00, 01, 10, 11 of equal weight, label 1 only for 11: half of what 11 has above the mean comes from either feature."""
     matrix = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * 50, np.float32)
     label = matrix.prod(axis=1)
-    told = {"objective": "reg:squarederror", "base_score": 0.5, "max_depth": 2, "eta": 1.0, "lambda": 0.0, "min_child_weight": 0.0}
-    booster = xgboost.train({**told, "objective": "binary:logistic"}, xgboost.DMatrix(matrix, label), 1)
+    told = {"objective": "binary:logistic", "base_score": 0.5, "max_depth": 2, "eta": 1.0, "lambda": 0.0, "min_child_weight": 0.0}
+    booster = xgboost.train(told, xgboost.DMatrix(matrix, label), 1)
     by_row = {tuple(row): found for row, found in zip(matrix.astype(int).tolist(), looked_up(booster, matrix).tolist(), strict=True)}
     # a leaf's value is Σ(y − ½) / Σ¼: +2 for 11, −2 elsewhere; the mean is −1
     assert by_row[1, 1] == pytest.approx([1.5, 1.5, -1.0], abs=1e-5)
@@ -67,11 +67,10 @@ def test_no_tables_for_categories_and_very_deep_trees() -> None:
     of_kinds = xgboost.DMatrix(codes, random.random(500) < codes[:, 0] / 8, feature_types=["c"], enable_categorical=True)
     by_kind = xgboost.train({"objective": "binary:logistic", "max_cat_to_onehot": 1}, of_kinds, 2)
     assert tree_shap(bytes(by_kind.save_raw("ubj"))) is None
-    steps = np.arange(400, dtype=np.float32)[:, None]
-    deep = {"objective": "binary:logistic", "max_depth": 40, "min_child_weight": 0, "lambda": 0, "tree_method": "exact"}
-    jagged = xgboost.train(deep, xgboost.DMatrix(steps, (steps[:, 0] % 2) * (steps[:, 0] > np.arange(400) // 3)), 3)
-    assert (tree_shap(bytes(jagged.save_raw("ubj"))) is None) == (max(map(_depth, jagged.get_dump())) > 14)
-
-
-def _depth(dump: str) -> int:
-    return max(line.count("\t") for line in dump.splitlines())
+    jagged = xgboost.DMatrix(np.arange(4000, dtype=np.float32)[:, None], random.random(4000) < 0.5)
+    for depth, is_shallow in ((14, True), (15, False)):
+        told = {"objective": "binary:logistic", "max_depth": depth, "min_child_weight": 0, "lambda": 0, "tree_method": "exact"}
+        booster = xgboost.train(told, jagged, 1)
+        (dump,) = booster.get_dump()
+        assert max(line.count("\t") for line in dump.splitlines()) == depth
+        assert (tree_shap(bytes(booster.save_raw("ubj"))) is not None) == is_shallow
