@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-table bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-targets bench-store bench-table bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -55,11 +55,18 @@ soak: setup ## the line killed after every single one of its writes; `make fault
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}
 
-bench-compare: setup ## the last two results of `make bench` beside each other; exit code 1 when something is a fifth slower than it was
+bench-compare: setup ## the newest results beside the stored figures; exit code 1 when something is a fifth slower than it was
 	@$(BIN)/python benchmarks/compare.py $${ARGS:-}
 
 bench-windows: setup ## user features of one date, counts and sums of 52, beside DuckDB; ARGS="--events 2000000 --users 20000" (minutes)
 	@$(BIN)/python -m benchmarks.windows $${ARGS:-}
+
+bench-targets: setup ## parts of the line beside the same work without Spark: start, windows, fit, scoring, evaluation, skew (minutes)
+	@$(BIN)/python -m benchmarks.targets $${ARGS:-}
+
+bench-store: setup ## keep results as the stored figures, from which docs/performance.md is made; ARGS="benchmarks/results/….json"
+	@$(BIN)/python -m benchmarks.stored $${ARGS:-}
+	@$(BIN)/python -m scripts.readme
 
 bench-table: setup ## `propensity table` on a click stream of 455,401 visitors and on real customers: seconds, and what it says (minutes)
 	@$(BIN)/python -m benchmarks.own_table $${ARGS:-}
@@ -71,7 +78,7 @@ bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: h
 	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}
 
 docs: setup ## write the generated tables of README.md, docs/runbook.md and docs/databricks.md anew
-	@$(BIN)/python scripts/readme.py
+	@$(BIN)/python -m scripts.readme
 	@$(BIN)/python -m scripts.bundle.docs
 
 wheel: setup ## build the wheel into dist/

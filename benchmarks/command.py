@@ -45,7 +45,7 @@ def propensity(arguments: Sequence[str], lake: Path, as_of: str) -> CommandRun:
         clock = time.monotonic()
         process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            jvm, everything = _memory(process.pid)
+            jvm, everything = memory(process.pid)
             jvm_peak, all_peak = max(jvm_peak, jvm), max(all_peak, everything)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
@@ -66,7 +66,7 @@ def stage_runs(lake: Path, as_of: str) -> tuple[StageRun, ...]:
     return tuple(found.values())
 
 
-def _memory(root: int) -> tuple[int, int]:
+def memory(root: int) -> tuple[int, int]:
     """(highest resident size so far of the JVM, resident size now of the process and all its descendants), in bytes."""
     parents: dict[int, int] = {}
     status: dict[int, dict[str, str]] = {}

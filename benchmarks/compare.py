@@ -1,8 +1,9 @@
 """`make bench-compare`, or `python benchmarks/compare.py [A.json B.json]`: every measure of both results files with the ratio B / A.
 
-Without names the last two files of benchmarks/results, by date. Below 1, B is faster (or smaller). A measure with a reference has
-regressed when its ratio to that reference, measured in the same run, has grown by more than a fifth; one without, when its value has.
-A measure that only one of the files has is shown without a ratio. Exit code 1 when something has regressed.
+Without names A is benchmarks/stored.json and B the newest file of benchmarks/results, and what B has not measured is left out. Below 1,
+B is faster (or smaller). A measure with a reference has regressed when its ratio to that reference, measured in the same run, has grown
+by more than a fifth; one without, when its value has. A measure that only one of the files has is shown without a ratio. Exit code 1
+when something has regressed.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+STORED = RESULTS.parent / "stored.json"
 ALLOWED = 1.2
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="*", metavar="A.json B.json")
-    files = parser.parse_args(words).files or sorted(RESULTS.glob("*.json"))[-2:]
+    named: list[Path] = parser.parse_args(words).files
+    files = named or [path for path in (STORED, *sorted(RESULTS.glob("*.json"))[-1:]) if path.exists()]
     if len(files) != 2:
         parser.error(f"expected two results files, found {len(files)}: measure with `make bench` first, or name them")
     before, after = (json.loads(path.read_text(encoding="utf-8")) for path in files)
@@ -33,6 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.write("the two were measured with different settings: the ratios say little\n")
     sys.stdout.write(f"\n{'measure':<40} {'A':>10} {'B':>10}     B / A\n")
     one, other = ({measure["name"]: measure for measure in body["measures"]} for body in (before, after))
+    one = one if named else {name: measure for name, measure in one.items() if name in other}
     grown = {name: growth(one[name], other[name]) for name in one if name in other}
     for name in {**one, **other}:
         a, b = one.get(name), other.get(name)

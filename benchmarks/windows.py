@@ -58,8 +58,13 @@ def main() -> None:
     sys.stdout.write(f"\n{table(measures)}\n\n{options.events:,} events of {options.users:,} users; written to {path}\n")
 
 
-def write_silver(spark: SparkSession, lake: Lake, events: int, users: int) -> None:
-    """Visits of four events of a user on one day: views, purchases (two events of one order), cancellations, searches."""
+def write_silver(
+    spark: SparkSession, lake: Lake, events: int, users: int, *, hot_user: Column | None = None, hot_item: Column | None = None
+) -> None:
+    """Visits of four events of a user on one day: views, purchases (two events of one order), cancellations, searches.
+
+    `hot_user`, `hot_item`: by the number of the event (`id`), which of them are the first user's, and of the first item.
+    """
     visit, known = F.expr("id DIV 4"), F.to_timestamp(F.col("event_date"))
 
     def drawn(name: str, of: Column | str, below: int) -> Column:
@@ -69,10 +74,11 @@ def write_silver(spark: SparkSession, lake: Lake, events: int, users: int) -> No
         return F.concat(F.lit(prefix), F.lpad(value.cast("string"), 9, "0"))
 
     kind = drawn("kind", F.expr("id DIV 2"), 100)
+    item = F.floor(ITEM_COUNT * F.pow(drawn("item", "id", 10_000) / 10_000, 2))
     plain = spark.range(events).select(
         named("e", F.col("id")).alias("event_id"),
-        named("u", drawn("user", visit, users)).alias("user_id"),
-        named("i", F.floor(ITEM_COUNT * F.pow(drawn("item", "id", 10_000) / 10_000, 2))).alias("item_id"),
+        named("u", F.when(F.lit(False) if hot_user is None else hot_user, 0).otherwise(drawn("user", visit, users))).alias("user_id"),
+        named("i", F.when(F.lit(False) if hot_item is None else hot_item, 0).otherwise(item)).alias("item_id"),
         F.when(kind < 20, "buy").when(kind < 22, "cancel").when(kind < 90, "view").otherwise("search").alias("event_type"),
         F.date_sub(F.lit(AS_OF), drawn("day", visit, HISTORY_DAYS).cast("int")).alias("event_date"),
         named("o", F.expr("id DIV 2")).alias("order_id"),
@@ -104,7 +110,7 @@ def measured(lake: Lake, root: Path, repeat: int) -> list[Measure]:
     files = {table.name: paths(lake.read(table)) for table in (ACTIVITY, ITEMS)}
     rows = lake.read(ACTIVITY).count()
     cases = {
-        "user features, one date": (_one_date, "user_features", 4.0),
+        "user features, one date": (one_date, "user_features", 4.0),
         "counts and sums, 52 dates": (_weekly, "range_windows", 1.5),
     }
     measures = []
@@ -119,7 +125,7 @@ def measured(lake: Lake, root: Path, repeat: int) -> list[Measure]:
     return measures
 
 
-def _one_date(lake: Lake, out: Path) -> None:
+def one_date(lake: Lake, out: Path) -> None:
     grid = Grid((AS_OF,))
     activity, items = lake.read(ACTIVITY), lake.read(ITEMS)
     events = keep(live_events(activity, grid))

@@ -1,10 +1,12 @@
-"""Write the generated tables: in README.md the stages from the line and the features from the registry, in docs/runbook.md the errors.
+"""Write the generated tables: in README.md the stages from the line and the features from the registry, in docs/runbook.md the errors,
+in docs/performance.md the stored figures.
 
-`python scripts/readme.py` (make docs) rewrites what stands between the markers; a unit test holds both pages against it.
+`python -m scripts.readme` (make docs) rewrites what stands between the markers; a unit test holds both pages against it.
 """
 
 from pathlib import Path
 
+from benchmarks.stored import targets
 from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.errors import PropensityError
 from propensity_spark.features.registry import FEATURES
@@ -41,7 +43,11 @@ def errors() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"README.md": {"stages": stages, "features": features}, "docs/runbook.md": {"errors": errors}}
+PAGES = {
+    "README.md": {"stages": stages, "features": features},
+    "docs/runbook.md": {"errors": errors},
+    "docs/performance.md": {"targets": targets},
+}
 
 
 def _names(tables: tuple[Table, ...]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from benchmarks.compare import main
+from benchmarks.stored import with_results
 
 
 def results(path: Path, **seconds: tuple[float, float | None]) -> str:
@@ -36,3 +38,15 @@ def test_a_measure_of_one_file_alone_is_shown_and_not_judged(tmp_path: Path, cap
     out = capsys.readouterr().out
     assert "old" in out
     assert "new" in out
+
+
+def test_results_take_the_place_of_stored_figures_of_the_same_name(tmp_path: Path) -> None:
+    first, second = (
+        json.loads(Path(results(tmp_path / f"{name}.json", **seconds)).read_text())
+        for name, seconds in (("a", {"fit": (9.0, 3.0), "start": (9.0, None)}), ("b", {"fit": (6.0, 3.0)}))
+    )
+    kept = with_results(with_results({}, first, datetime(2026, 1, 2)), second, datetime(2026, 3, 4))
+    assert [(one["name"], one["value"], one["measured"]["on"]) for one in kept["measures"]] == [
+        ("fit", 6.0, "2026-03-04"),
+        ("start", 9.0, "2026-01-02"),
+    ]

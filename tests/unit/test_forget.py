@@ -30,13 +30,15 @@ from propensity_spark.line import run_line, stage_named
 from propensity_spark.publish import Provenance, publish_scores, read_published, verify
 from propensity_spark.publish.erase import published_rows
 from propensity_spark.run import Run
-from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, ERASURES, PROFILES, QUARANTINE, scores_table
+from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, ERASURES, PROFILES, QUARANTINE, reasons_table, scores_table
 from propensity_spark.tables import Lake, local_frame
 
 KEY = "the key of these tests, not a secret"
 WHO, OTHER = "c007", "c008"
 BY_WORD_ALONE = f",s1,2023-03-03 10:00:00,for {WHO},5.00\n"
 DAYS = (AS_OF - timedelta(days=1), AS_OF)
+REASONS = reasons_table("user")
+GOLD = (USER_FEATURES, training_set_table("user", False), REASONS, scores_table("user"))
 
 PROVENANCE = Provenance("shop", {}, {}, "c0ffee", "0.1.0", "2024-01-01T00:00:00.000000Z")
 
@@ -65,6 +67,8 @@ def _publish(lake: Lake, chosen: Settings) -> None:
         for shift in (0.0, 0.1):  # the first run of each date is not current any more
             of_day = _shifted(scores, day, shift)
             publish_scores(of_day, chosen.publish.uri, day, grain="user", provenance=PROVENANCE, files=2)
+    of_scores = {name: F.col(name) for name in scores.columns}
+    lake.overwrite(scores.select(*(of_scores.get(c.name, F.lit(None)).cast(c.type).alias(c.name) for c in REASONS.columns)), REASONS)
     for gold in (USER_FEATURES, training_set_table("user", False)):
         keys = {"as_of_date": F.col("as_of_date"), "user_id": F.col("user_id"), "split": F.lit("train")}
         lake.overwrite(scores.select(*(keys.get(c.name, F.lit(1)).cast(c.type).alias(c.name) for c in gold.columns)), gold)
@@ -109,16 +113,14 @@ def _counts(run: Run, *users: str) -> dict[str, int]:
 
 def _all_rows(lake: Lake) -> dict[str, set[str]]:
     run = Run(lake.spark, None, lake, AS_OF, "", datetime.now(UTC))  # type: ignore[arg-type]
-    every = [BRONZE["activity"], QUARANTINE, ACTIVITY, USER_FEATURES, training_set_table("user", False), scores_table("user")]
+    every = (BRONZE["activity"], QUARANTINE, ACTIVITY, *GOLD)
     return {table.full_name: {repr(row) for row in run.lake.read(table).collect()} for table in every}
 
 
 def test_a_person_is_gone_from_everywhere_and_nobody_else_is(spark: SparkSession, shop: Settings) -> None:
     run = _run(spark, shop)
     before, rows_before = _counts(run, WHO), _all_rows(run.lake)
-    assert set(before) == {
-        "bronze/activity", "silver/quarantine", "silver/activity", "gold/user_features", "gold/training_set", "gold/scores", "published"
-    }  # fmt: skip
+    assert set(before) == {"bronze/activity", "silver/quarantine", "silver/activity", *(table.full_name for table in GOLD), "published"}
     assert all(before.values())
     assert before["silver/quarantine"] == 3  # one too short and one without a date, told by their column; one without a user, by the word
     runs = {path.name for path in Path(shop.publish.uri).glob("*/run_id=*")}

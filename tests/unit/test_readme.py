@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tomllib
-from types import ModuleType
 
 import pytest
 import yaml
@@ -14,25 +12,16 @@ from propensity_spark.cli import STAGES
 from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.errors import PropensityError
 from propensity_spark.features.registry import FEATURES
+from scripts import readme
 
 ROOT = CONF_DIR.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "scripts" / "readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/runbook.md"])
-def test_the_generated_tables_are_up_to_date(script: ModuleType, page: str) -> None:
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_the_generated_tables_are_up_to_date(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert script.render(page, text) == text, "run `make docs`"
+    assert readme.render(page, text) == text, "run `make docs`"
 
 
 def test_every_kind_of_error_says_what_to_do() -> None:
@@ -41,14 +30,14 @@ def test_every_kind_of_error_says_what_to_do() -> None:
     assert [kind.__name__ for kind in kinds if not kind.then or not kind.__doc__] == []
 
 
-def test_every_stage_and_feature_has_its_row(script: ModuleType) -> None:
-    assert [row.split("**")[1] for row in script.stages().splitlines()[2:]] == list(STAGES)
-    assert len(script.features().splitlines()) == len(FEATURES) + 2
+def test_every_stage_and_feature_has_its_row() -> None:
+    assert [row.split("**")[1] for row in readme.stages().splitlines()[2:]] == list(STAGES)
+    assert len(readme.features().splitlines()) == len(FEATURES) + 2
 
 
-def test_a_missing_marker_is_an_error(script: ModuleType) -> None:
+def test_a_missing_marker_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected the markers"):
-        script.render("README.md", "# nothing")
+        readme.render("README.md", "# nothing")
 
 
 def test_the_data_set_in_the_readme_is_valid(tmp_path_factory: pytest.TempPathFactory) -> None:
