@@ -1,0 +1,187 @@
+"""What the crowd does: what those who have an item acquire lately, what users like this one acquire lately, how wanted an item is.
+
+Every count is a sum of entries and exits on the grid of as-of dates: nothing of the future is in it, late data need no special case,
+and one more day costs that day's changes. Items are linked by users with at most `max_items` items, from `min_users` users on, and the
+`neighbours` strongest links of each item stay: items × neighbours numbers a date, however many items there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from math import log2
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from propensity_spark.config import CrowdSettings
+from propensity_spark.features.windows import (
+    Grid,
+    Measure,
+    attributes_as_of,
+    changes,
+    each_position,
+    running_state,
+    with_window_ends,
+)
+
+HALF_LIFE_DAYS, STEPS = 120, 5
+LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step in range(STEPS, 1, -1))
+"""Ages at which 5 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
+LINK_UNITS = 1_000_000  # of a link, in one: as whole numbers their sums are the same whatever the partitions
+SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
+ALIKE = {"size": "size_lately_share", "risk_tolerance": "risk_lately_share"}  # what makes users alike, and the feature it makes
+PRIOR = 20  # weight of everyone's share in that of users who are alike: few of them say little
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What `with_crowd` joins to candidates: by (item_id, position); (user_id, position); (user_id, item_id, position)."""
+
+    items: DataFrame
+    people: DataFrame
+    pairs: DataFrame
+
+
+def crowd(
+    events: DataFrame, users: DataFrame | None, grid: Grid, held_days: int, settings: CrowdSettings, *, of: Column | None = None
+) -> Crowd:
+    """In: `events` of `live_events` of all users; silver/users or None. `of`: the users whose pairs are wanted (None: all)."""
+    owned = ownership(events, grid, held_days)
+    links = item_links(owned, grid, settings)
+    mine = each_position(owned.withColumnsRenamed({"enters": "position", "leaves": "until"}), grid)
+    people = with_traits(mine, links, users, grid)
+    return Crowd(
+        items=item_state(events, mine.join(people, ["user_id", "position"], "inner"), grid),
+        people=people,
+        pairs=pair_links(mine if of is None else mine.where(of), links),
+    )
+
+
+def ownership(events: DataFrame, grid: Grid, held_days: int) -> DataFrame:
+    """(user_id, item_id, enters, leaves, lately): stretches on which a user has an item, a `buy` in `held_days`.
+
+    `lately` is 1, and 1 more for each of the `LATELY_DAYS` windows with a `buy` of the pair: a weight that falls with age from 5 to 1.
+    """
+    key = ["user_id", "item_id"]
+    buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull()).withColumn("one", F.lit(1).cast("long"))
+    days = sorted({held_days, *LATELY_DAYS})
+    measures = [Measure(f"in_{n}d", "one", f"leaves_{n}") for n in days]
+    moves = changes(with_window_ends(buys, days, grid), key, grid, measures)
+    state = running_state(moves, key, grid, [measure.name for measure in measures])
+    recent = [F.when(F.col(f"in_{n}d") > 0, 1).otherwise(0) for n in LATELY_DAYS]
+    return state.where(F.col(f"in_{held_days}d") > 0).select(
+        *key,
+        F.col("position").alias("enters"),
+        F.col("until").alias("leaves"),
+        reduce(Column.__add__, recent, F.lit(1).cast("long")).alias("lately"),
+    )
+
+
+def item_links(owned: DataFrame, grid: Grid, settings: CrowdSettings) -> DataFrame:
+    """(item_id, other_id, position, link): from an item to those that its owners acquire lately, the strongest `neighbours` of them.
+
+    link = Σ `lately` of the other item over the users who have both / √(users who have the item), in `LINK_UNITS`.
+    Normalised as in item-based collaborative filtering (Deshpande and Karypis, 2004), with weights of time in place of ratings.
+    """
+    lives = _of_few(owned, grid, settings.max_items).withColumn("one", F.lit(1).cast("long"))
+    other = lives.select(
+        "user_id", *(F.col(name).alias(f"other_{name}") for name in ("enters", "leaves")), "lately", F.col("item_id").alias("other_id")
+    )
+    both = (
+        lives.drop("lately")
+        .join(other, ["user_id"], "inner")
+        .where(F.col("item_id") != F.col("other_id"))
+        .withColumns({"enters": F.greatest("enters", "other_enters"), "leaves": F.least("leaves", "other_leaves")})
+        .where(F.col("enters") < F.col("leaves"))
+    )
+    key = ["item_id", "other_id"]
+    together = [Measure("both", "one", "leaves"), Measure("lately", "lately", "leaves")]
+    counts = each_position(running_state(changes(both, key, grid, together), key, grid, ["both", "lately"]), grid)
+    having = changes(lives, ["item_id"], grid, [Measure("owners", "one", "leaves")])
+    owners = each_position(running_state(having, ["item_id"], grid, ["owners"]), grid)
+    link = (F.lit(LINK_UNITS) * F.col("lately") / F.sqrt("owners")).cast("long")
+    links = counts.where(F.col("both") >= settings.min_users).join(owners, ["item_id", "position"], "inner").withColumn("link", link)
+    strongest = Window.partitionBy("item_id", "position").orderBy(F.desc("link"), "other_id")
+    near = links.withColumn("place", F.row_number().over(strongest)).where(F.col("place") <= settings.neighbours)
+    return near.select("item_id", "other_id", "position", "link")
+
+
+def _of_few(owned: DataFrame, grid: Grid, max_items: int) -> DataFrame:
+    """`owned` on the positions on which its user has at most `max_items` items."""
+    moves = changes(owned.withColumn("one", F.lit(1).cast("long")), ["user_id"], grid, [Measure("items", "one", "leaves")])
+    few = running_state(moves, ["user_id"], grid, ["items"]).where(F.col("items").between(1, max_items)).drop("items")
+    return (
+        owned.join(few, ["user_id"], "inner")
+        .withColumns({"enters": F.greatest("enters", "position"), "leaves": F.least("leaves", "until")})
+        .where(F.col("enters") < F.col("leaves"))
+        .drop("position", "until")
+    )
+
+
+def with_traits(mine: DataFrame, links: DataFrame, users: DataFrame | None, grid: Grid) -> DataFrame:
+    """(user_id, position, items_held, reach, what makes users alike, `<it>_weight`) of users who have something or have a profile.
+
+    `reach`: all links of the user's items. `<it>_weight`: the `lately` of all users who are alike in it; null when they have nothing.
+    """
+    key = ["user_id", "position"]
+    reach = links.groupBy("item_id", "position").agg(F.sum("link").alias("reach"))
+    owners = mine.join(reach, ["item_id", "position"], "left").groupBy(*key)
+    people = owners.agg(F.count("*").alias("items_held"), F.sum("reach").alias("reach"), F.sum("lately").alias("lately"))
+    if users is None:
+        people = people.withColumn("risk_tolerance", F.lit(None).cast("string"))
+    else:
+        people = people.join(attributes_as_of(users, "user_id", ["risk_tolerance"], grid), key, "full")
+    larger = [F.when(F.col("items_held") > size, 1).otherwise(0) for size in SIZES]
+    people = people.withColumn("size", F.when(F.col("items_held") > 0, reduce(Column.__add__, larger)))
+    for trait in ALIKE:
+        weights = people.groupBy(trait, "position").agg(F.sum("lately").alias(f"{trait}_weight"))
+        people = people.join(F.broadcast(weights), [trait, "position"], "left")
+    return people.drop("lately")
+
+
+def item_state(events: DataFrame, mine: DataFrame, grid: Grid) -> DataFrame:
+    """(item_id, position, item_owners, lately, item_lately_share, item_first_buy, item_last_buy, of_<trait>) of every item that somebody has.
+
+    In: `mine`, who has what on each position, with what makes users alike; `of_<trait>` maps each value of that to its users' `lately`.
+    """
+    key = ["item_id", "position"]
+    wanted = mine.groupBy(*key).agg(F.count("*").alias("item_owners"), F.sum("lately").alias("lately"))
+    share = F.col("lately") / F.sum("lately").over(Window.partitionBy("position"))
+    buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull())
+    both = (F.col("event_date").alias("item_first_buy"), F.col("event_date").alias("item_last_buy"))
+    dated = buys.select("item_id", "enters", "leaves", *both).distinct()
+    moves = changes(dated, ["item_id"], grid, latest=["item_last_buy"], earliest=["item_first_buy"])
+    dates = each_position(running_state(moves, ["item_id"], grid, [], latest=["item_last_buy"], earliest=["item_first_buy"]), grid)
+    items = wanted.withColumn("item_lately_share", share).join(dates, key, "inner")
+    for trait in ALIKE:
+        weights = mine.where(F.col(trait).isNotNull()).groupBy(*key, trait).agg(F.sum("lately").alias("lately"))
+        by_value = F.map_from_entries(F.collect_list(F.struct(trait, "lately"))).alias(f"of_{trait}")
+        items = items.join(weights.groupBy(*key).agg(by_value), key, "left")
+    return items
+
+
+def pair_links(mine: DataFrame, links: DataFrame) -> DataFrame:
+    """(user_id, item_id, position, link): all links to an item from those that the user has."""
+    reached = mine.join(links, ["item_id", "position"], "inner")
+    return reached.groupBy("user_id", F.col("other_id").alias("item_id"), "position").agg(F.sum("link").alias("link"))
+
+
+def with_crowd(rows: DataFrame, found: Crowd) -> DataFrame:
+    """Candidate `rows` (user_id, item_id, position, as_of_date) with the features of the crowd: formulas, nulls in `registry.FEATURES`."""
+    rows = rows.join(F.broadcast(found.items), ["item_id", "position"], "left")
+    rows = rows.join(found.people, ["user_id", "position"], "left").join(found.pairs, ["user_id", "item_id", "position"], "left")
+    rows = rows.withColumns({name: F.coalesce(name, F.lit(0)) for name in ("item_owners", "items_held", "item_lately_share")})
+
+    def share(trait: str) -> Column:
+        of_item, of_all = F.coalesce(F.try_element_at(f"of_{trait}", F.col(trait)), F.lit(0)), F.coalesce(f"{trait}_weight", F.lit(0))
+        return F.when(F.col(trait).isNotNull(), (of_item + PRIOR * F.col("item_lately_share")) / (of_all + PRIOR))
+
+    return rows.withColumns(
+        {
+            "item_age_days": F.date_diff("as_of_date", "item_first_buy").cast("long"),
+            "item_idle_days": F.date_diff("as_of_date", "item_last_buy").cast("long"),
+            "co_purchase_lately": F.when(F.col("reach") > 0, F.coalesce("link", F.lit(0)) / F.col("reach")),
+            **{name: share(trait) for trait, name in ALIKE.items()},
+        }
+    )
