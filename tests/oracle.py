@@ -203,7 +203,7 @@ def with_crowd(rows: list[Row], activity: list[Row], users: list[Row] | None, da
         everyone = sum(other.get(item, 0) for other in has.values()) / total if total else 0.0
         row["item_lately_share"] = everyone
         reach = sum(sum(links[one].values()) for one in owned)
-        row["co_purchase_lately"] = sum(links[one].get(item, 0) for one in owned) / reach if reach else None
+        row["co_purchase_lately"] = sum(links[one].get(item, 0) for one in owned) / reach if reach else 0.0
         for name, trait in (("size_lately_share", sizes), ("risk_lately_share", risks)):
             alike = [other for user, other in has.items() if trait.get(user) == trait.get(row["user_id"])]
             of_all = sum(weight for other in alike for weight in other.values())

@@ -44,17 +44,18 @@ class Crowd:
 
 
 def crowd(
-    events: DataFrame, users: DataFrame | None, grid: Grid, held_days: int, settings: CrowdSettings, *, of: Column | None = None
+    owned: DataFrame, events: DataFrame, users: DataFrame | None, grid: Grid, settings: CrowdSettings, *, of: Column | None = None
 ) -> Crowd:
-    """In: `events` of `live_events` of all users; silver/users or None. `of`: the users whose pairs are wanted (None: all)."""
-    owned = ownership(events, grid, held_days)
-    links = item_links(owned, grid, settings)
+    """In: `owned` of `ownership` and `events` of `live_events`, both of all users; silver/users or None.
+
+    `of`: the users whose pairs are wanted (None: all).
+    """
     mine = each_position(owned.withColumnsRenamed({"enters": "position", "leaves": "until"}), grid)
-    people = with_traits(mine, links, users, grid)
+    people = traits(mine, users, grid)
     return Crowd(
         items=item_state(events, mine.join(people, ["user_id", "position"], "inner"), grid),
         people=people,
-        pairs=pair_links(mine if of is None else mine.where(of), links),
+        pairs=pair_links(mine if of is None else mine.where(of), item_links(owned, grid, settings)),
     )
 
 
@@ -119,69 +120,81 @@ def _of_few(owned: DataFrame, grid: Grid, max_items: int) -> DataFrame:
     )
 
 
-def with_traits(mine: DataFrame, links: DataFrame, users: DataFrame | None, grid: Grid) -> DataFrame:
-    """(user_id, position, items_held, reach, what makes users alike, `<it>_weight`) of users who have something or have a profile.
-
-    `reach`: all links of the user's items. `<it>_weight`: the `lately` of all users who are alike in it; null when they have nothing.
-    """
-    key = ["user_id", "position"]
-    reach = links.groupBy("item_id", "position").agg(F.sum("link").alias("reach"))
-    owners = mine.join(reach, ["item_id", "position"], "left").groupBy(*key)
-    people = owners.agg(F.count("*").alias("items_held"), F.sum("reach").alias("reach"), F.sum("lately").alias("lately"))
-    if users is None:
-        people = people.withColumn("risk_tolerance", F.lit(None).cast("string"))
-    else:
-        people = people.join(attributes_as_of(users, "user_id", ["risk_tolerance"], grid), key, "full")
+def traits(mine: DataFrame, users: DataFrame | None, grid: Grid) -> DataFrame:
+    """(user_id, position, items_held, size, risk_tolerance) of users who have something or have a profile; null for what they lack."""
+    people = mine.groupBy("user_id", "position").agg(F.count("*").alias("items_held"))
     larger = [F.when(F.col("items_held") > size, 1).otherwise(0) for size in SIZES]
-    people = people.withColumn("size", F.when(F.col("items_held") > 0, reduce(Column.__add__, larger)))
-    for trait in ALIKE:
-        weights = people.groupBy(trait, "position").agg(F.sum("lately").alias(f"{trait}_weight"))
-        people = people.join(F.broadcast(weights), [trait, "position"], "left")
-    return people.drop("lately")
+    people = people.withColumn("size", reduce(Column.__add__, larger))
+    if users is None:
+        return people.withColumn("risk_tolerance", F.lit(None).cast("string"))
+    return people.join(attributes_as_of(users, "user_id", ["risk_tolerance"], grid), ["user_id", "position"], "full")
 
 
 def item_state(events: DataFrame, mine: DataFrame, grid: Grid) -> DataFrame:
-    """(item_id, position, item_owners, lately, item_lately_share, item_first_buy, item_last_buy, of_<trait>) of every item that somebody has.
+    """(item_id, position, item_first_buy, item_last_buy, and `_weights` of the item and of all) of every item that somebody has.
 
-    In: `mine`, who has what on each position, with what makes users alike; `of_<trait>` maps each value of that to its users' `lately`.
+    In: `mine`, who has what on each position, with the user's traits.
     """
     key = ["item_id", "position"]
-    wanted = mine.groupBy(*key).agg(F.count("*").alias("item_owners"), F.sum("lately").alias("lately"))
-    share = F.col("lately") / F.sum("lately").over(Window.partitionBy("position"))
+    cells = mine.groupBy(*key, *ALIKE).agg(F.count("*").alias("owners"), F.sum("lately").alias("lately"))
     buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull())
     both = (F.col("event_date").alias("item_first_buy"), F.col("event_date").alias("item_last_buy"))
     dated = buys.select("item_id", "enters", "leaves", *both).distinct()
     moves = changes(dated, ["item_id"], grid, latest=["item_last_buy"], earliest=["item_first_buy"])
     dates = each_position(running_state(moves, ["item_id"], grid, [], latest=["item_last_buy"], earliest=["item_first_buy"]), grid)
-    items = wanted.withColumn("item_lately_share", share).join(dates, key, "inner")
-    for trait in ALIKE:
-        weights = mine.where(F.col(trait).isNotNull()).groupBy(*key, trait).agg(F.sum("lately").alias("lately"))
-        by_value = F.map_from_entries(F.collect_list(F.struct(trait, "lately"))).alias(f"of_{trait}")
-        items = items.join(weights.groupBy(*key).agg(by_value), key, "left")
-    return items
+    items = _weights(cells, key, "item").join(dates, key, "inner")
+    return items.join(F.broadcast(_weights(cells, ["position"], "all")), ["position"], "inner")
+
+
+def _weights(cells: DataFrame, key: list[str], of: str) -> DataFrame:
+    """Per key `<of>_owners`, `<of>_lately`, and for what makes users alike `<of>_<trait>`: its values to the `lately` of their users."""
+    together = cells.groupBy(*key).agg(
+        F.sum("owners").alias(f"{of}_owners"),
+        F.sum("lately").alias(f"{of}_lately"),
+        F.collect_list(F.struct(*ALIKE, "lately")).alias("cells"),
+    )
+
+    def by_value(trait: str) -> Column:
+        values = F.array_compact(F.array_distinct(F.transform("cells", lambda cell: cell[trait])))
+
+        def weight(value: Column) -> Column:
+            of_value = F.filter("cells", lambda cell: cell[trait] == value)
+            return F.aggregate(of_value, F.lit(0).cast("long"), lambda total, cell: total + cell["lately"])
+
+        return F.map_from_arrays(values, F.transform(values, weight))
+
+    return together.withColumns({f"{of}_{trait}": by_value(trait) for trait in ALIKE}).drop("cells")
 
 
 def pair_links(mine: DataFrame, links: DataFrame) -> DataFrame:
-    """(user_id, item_id, position, link): all links to an item from those that the user has."""
+    """(user_id, item_id, position, link, reach): all links to an item from those that the user has, and all their links together."""
     reached = mine.join(links, ["item_id", "position"], "inner")
-    return reached.groupBy("user_id", F.col("other_id").alias("item_id"), "position").agg(F.sum("link").alias("link"))
+    pairs = reached.groupBy("user_id", F.col("other_id").alias("item_id"), "position").agg(F.sum("link").alias("link"))
+    return pairs.withColumn("reach", F.sum("link").over(Window.partitionBy("user_id", "position")))
 
 
 def with_crowd(rows: DataFrame, found: Crowd) -> DataFrame:
     """Candidate `rows` (user_id, item_id, position, as_of_date) with the features of the crowd: formulas, nulls in `registry.FEATURES`."""
     rows = rows.join(F.broadcast(found.items), ["item_id", "position"], "left")
     rows = rows.join(found.people, ["user_id", "position"], "left").join(found.pairs, ["user_id", "item_id", "position"], "left")
-    rows = rows.withColumns({name: F.coalesce(name, F.lit(0)) for name in ("item_owners", "items_held", "item_lately_share")})
+
+    def of(name: str, trait: str) -> Column:
+        return F.coalesce(F.try_element_at(f"{name}_{trait}", F.col(trait)), F.lit(0))
 
     def share(trait: str) -> Column:
-        of_item, of_all = F.coalesce(F.try_element_at(f"of_{trait}", F.col(trait)), F.lit(0)), F.coalesce(f"{trait}_weight", F.lit(0))
-        return F.when(F.col(trait).isNotNull(), (of_item + PRIOR * F.col("item_lately_share")) / (of_all + PRIOR))
+        alike = (of("item", trait) + PRIOR * F.col("item_lately_share")) / (of("all", trait) + PRIOR)
+        return F.when(F.col(trait).isNotNull(), F.coalesce(alike, F.lit(0.0)))
 
-    return rows.withColumns(
+    everyone = {
+        "item_owners": F.coalesce("item_owners", F.lit(0)),
+        "item_lately_share": F.coalesce(F.col("item_lately") / F.col("all_lately"), F.lit(0.0)),
+    }
+    return rows.withColumns(everyone).withColumns(
         {
             "item_age_days": F.date_diff("as_of_date", "item_first_buy").cast("long"),
             "item_idle_days": F.date_diff("as_of_date", "item_last_buy").cast("long"),
-            "co_purchase_lately": F.when(F.col("reach") > 0, F.coalesce("link", F.lit(0)) / F.col("reach")),
+            "items_held": F.coalesce("items_held", F.lit(0)),
+            "co_purchase_lately": F.coalesce(F.col("link") / F.col("reach"), F.lit(0.0)),
             **{name: share(trait) for trait, name in ALIKE.items()},
         }
     )

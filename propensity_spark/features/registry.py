@@ -149,7 +149,7 @@ FEATURES: tuple[Feature, ...] = (
         "0–1",
         "Σ l(i, item) / Σ l(i, j) over the items i that the user has and all j, l(i, j) = Σ w(v, j) over users v who have both / "
         "√(users who have i), 0 unless related by features.crowd",
-        "nothing is related to what the user has",
+        "never (0)",
     ),
     *(
         _crowd(

@@ -19,6 +19,7 @@ from propensity_spark.features import market as market_module
 from propensity_spark.features.events import live_events
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, user_item_table
 from propensity_spark.features.windows import Grid
+from propensity_spark.platform import keep
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS, Table
 
 Row = dict[str, Any]
@@ -94,7 +95,7 @@ def test_user_item_features(
     check(found, expected, USER_ITEM_FEATURES)
 
 
-@settings(FEW, max_examples=8)
+@settings(FEW, max_examples=6)
 @given(
     GRIDS,
     activity(),
@@ -111,7 +112,8 @@ def test_features_of_the_crowd(
     chosen = CandidateSettings(all_items=True, held_days=held_days)
     live = live_events(frame(spark, events, ACTIVITY), grid)
     spending, known = affinity.sector_spending(live, None, grid), affinity.item_dates(live, None, grid)
-    around = crowd.crowd(live, None if profiles is None else frame(spark, profiles, USERS), grid, held_days, rule)
+    owned = keep(crowd.ownership(live, grid, held_days))
+    around = crowd.crowd(owned, live, None if profiles is None else frame(spark, profiles, USERS), grid, rule)
     found = candidates.user_item_features(live, known, spending, grid, chosen, crowd=around)
     expected = [
         row

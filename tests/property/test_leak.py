@@ -14,7 +14,7 @@ from silver_data import DATES, activity, frame, items, market, users
 from propensity_spark.config import CandidateSettings, CrowdSettings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import crowd
+from propensity_spark.features.crowd import crowd, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.rfm import user_features
@@ -61,7 +61,8 @@ def test_user_and_pair_features_do_not_see_the_future(
         spending = sector_spending(live, item_frame, grid)
         of_users = user_features(live, silver, frame(spark, profiles, USERS), spending, grid=grid, risk_levels=("low", "medium", "high"))
         known = item_dates(live, item_frame, grid)
-        around = crowd(live, frame(spark, profiles, USERS), grid, CANDIDATES.held_days, CrowdSettings(min_users=1))
+        owned = ownership(live, grid, CANDIDATES.held_days)
+        around = crowd(owned, live, frame(spark, profiles, USERS), grid, CrowdSettings(min_users=1))
         return rows_of(of_users), rows_of(user_item_features(live, known, spending, grid, CANDIDATES, crowd=around))
 
     past = features(until(events, day), until(profiles[0], day), until(catalogues[0], day))

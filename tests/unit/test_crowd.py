@@ -14,7 +14,7 @@ from silver_data import event, frame, version
 from propensity_spark.config import CandidateSettings, CrowdSettings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import HALF_LIFE_DAYS, LATELY_DAYS, STEPS, crowd
+from propensity_spark.features.crowd import HALF_LIFE_DAYS, LATELY_DAYS, STEPS, crowd, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, USERS
@@ -48,7 +48,7 @@ def features(spark: SparkSession, days: tuple[date, ...], *, of: str | None = No
     grid = Grid(days)
     live = live_events(frame(spark, EVENTS, ACTIVITY), grid)
     chosen = None if of is None else F.col("user_id") == of
-    around = crowd(live, frame(spark, PROFILES, USERS), grid, 365, RULE, of=chosen)
+    around = crowd(ownership(live, grid, 365), live, frame(spark, PROFILES, USERS), grid, RULE, of=chosen)
     events = live if chosen is None else live.where(chosen)
     spending, known = sector_spending(live, None, grid), item_dates(live, None, grid)
     found = user_item_features(events, known, spending, grid, CandidateSettings(all_items=True), crowd=around)
@@ -82,7 +82,7 @@ def test_what_the_owners_of_an_item_acquire_lately(found: dict[tuple[str, str], 
     assert found["eve", "fund"]["co_purchase_lately"] == 0.0
     to_bond, to_gold = 5 / math.sqrt(3), 1 / math.sqrt(1)  # from gold; from bond, which ann alone has among those with few
     assert found["ann", "bond"]["co_purchase_lately"] == pytest.approx(to_bond / (to_bond + to_gold), abs=1e-6)
-    assert found["tom", "bond"]["co_purchase_lately"] is None  # has nothing that anything is related to
+    assert found["tom", "bond"]["co_purchase_lately"] == 0.0  # has nothing that anything is related to
 
 
 def test_what_users_who_are_alike_acquire_lately(found: dict[tuple[str, str], dict[str, Any]]) -> None:
