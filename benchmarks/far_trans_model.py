@@ -212,9 +212,16 @@ class Model:
     def margin(self, seen: Seen) -> Floats:
         logit = self.logit(seen.terms)
         found = self.trees.inplace_predict(
-            seen.values.reshape(-1, len(FEATURES)), predict_type="margin", base_margin=(logit + self.intercept).ravel()
+            inputs(seen.values, seen.terms).reshape(-1, len(FEATURES) + len(TERMS)),
+            predict_type="margin",
+            base_margin=(logit + self.intercept).ravel(),
         )
         return np.asarray(found, float).reshape(logit.shape)
+
+
+def inputs(values: Array, terms: Array) -> Array:
+    """What the trees see: the features, and the logit's terms."""
+    return np.concatenate([values, terms], axis=-1)
 
 
 def fit(samples: Sequence[Sample], bound: date) -> Model:
@@ -229,7 +236,10 @@ def fit(samples: Sequence[Sample], bound: date) -> Model:
     aged = np.concatenate([np.full(len(one.labels), age) for one, age in zip(samples, ages, strict=True)])
     intercept = float(np.log(np.average(labels, weights=aged) / np.average(np.exp(logit), weights=aged)))
     data = xgb.QuantileDMatrix(
-        np.concatenate([one.values for one in samples]), labels.astype(np.float32), weight=aged, base_margin=logit + intercept
+        np.concatenate([inputs(one.values, one.terms) for one in samples]),
+        labels.astype(np.float32),
+        weight=aged,
+        base_margin=logit + intercept,
     )
     return Model(weights, intercept, xgb.train(PARAMS, data, ROUNDS))
 
@@ -337,26 +347,31 @@ def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) 
         earlier = [bound for bound in windows.bounds if bound < date_]
         ends = {bound: windows.bounds[min(place + INTERVALS, len(earlier))] for place, bound in enumerate(earlier)}
         model = fit([one for bound, end in ends.items() if (one := learnt(bound, end)).labels.any()], date_)
-        seen = windows.seen(date_, looked_at(windows, date_))
+        drawn = looked_at(windows, date_, date_ + timedelta(days=HORIZON))
+        seen = windows.seen(date_, list(drawn))
         margin = model.margin(seen)
         results.add(MODEL, seen, margin)
         results.add(LOGIT, seen, model.logit(seen.terms))
         results.add(LINK, seen, seen.values[:, :, FEATURES.index(LINK)].astype(float))
         for name, scores in baselines(windows.known(date_), seen).items():
             results.add(name, seen, scores)
-        closed = max(bound for bound in earlier if bound + timedelta(days=HORIZON) <= date_)
-        before = windows.seen(closed, looked_at(windows, closed))
-        results.calibration[date_] = calibration(before, model.margin(before), seen, margin)
+        drawn_over = looked_at(windows, earlier[-INTERVALS], date_)
+        over = windows.seen(earlier[-INTERVALS], list(drawn_over))
+        both = (pairs(over, model.margin(over), (date_ - over.bound).days, drawn_over), pairs(seen, margin, HORIZON, drawn))
+        results.calibration[date_] = calibration(*both, HORIZON / (date_ - over.bound).days)
         results.weights[date_] = dict(zip(TERMS, model.weights.tolist(), strict=True))
     return results
 
 
-def looked_at(windows: Windows, bound: date) -> list[str]:
-    """Customers who have something: all who acquire something whose interval lies in the window, and some of the others."""
+def looked_at(windows: Windows, bound: date, until: date) -> dict[str, float]:
+    """Customers who have something: all who acquire something whose interval lies in [bound, until], and some of the others.
+
+    Each with how many customers they stand for.
+    """
     having = windows.having(bound)
-    active = set(windows.later(bound, bound + timedelta(days=HORIZON))["user_id"]) & having
+    active = set(windows.later(bound, until)["user_id"]) & having
     others = pd.Series(sorted(having - active), dtype=str).sample(frac=OTHERS, random_state=7)
-    return [*sorted(active), *sorted(others)]
+    return dict.fromkeys(sorted(active), 1.0) | dict.fromkeys(sorted(others), 1 / OTHERS)
 
 
 def baselines(known: pd.DataFrame, seen: Seen) -> dict[str, Floats]:
@@ -368,15 +383,19 @@ def baselines(known: pd.DataFrame, seen: Seen) -> dict[str, Floats]:
     return scores | {f"EASE {penalty:.0f}": mine @ ease(owned, penalty) for penalty in PENALTIES}
 
 
-def calibration(closed: Seen, learnt: Floats, seen: Seen, margin: Floats) -> dict[str, float]:
-    """How right P(acquires within the horizon) is on a date, for all customers: fitted on the last window that was over by it.
+Pairs = tuple[Floats, NDArray[np.bool_], Floats]
 
-    Logistic in the margin and in what the customer is like, so that the order of a customer's list stays what it was.
+
+def calibration(over: Pairs, now: Pairs, longer: float) -> dict[str, float]:
+    """How right P(acquires within the horizon) is for all customers: from `over`, the pairs of the last intervals that had ended.
+
+    Logistic in the margin and in what the customer is like, so that the order of a customer's list stays what it was; then for a horizon
+    that is so many times `longer`, as if what happened in those days went on happening at the same rate.
     """
-    inputs, labels, weights = _all_customers(closed, learnt)
-    probability = LogisticRegression(C=1.0, max_iter=200).fit(inputs, labels, sample_weight=weights)
-    inputs, labels, weights = _all_customers(seen, margin)
-    expected = probability.predict_proba(inputs)[:, 1]
+    given, labels, weights = over
+    probability = LogisticRegression(C=1.0, max_iter=200).fit(given, labels, sample_weight=weights)
+    given, labels, weights = now
+    expected = 1 - probability.predict_proba(given)[:, 0] ** longer
     edges = np.quantile(expected, np.linspace(0, 1, 51)[1:-1])
     gaps = np.abs(np.bincount(np.searchsorted(edges, expected), weights * (labels - expected), minlength=50)).sum() / weights.sum()
     return {
@@ -386,11 +405,10 @@ def calibration(closed: Seen, learnt: Floats, seen: Seen, margin: Floats) -> dic
     }
 
 
-def _all_customers(seen: Seen, margin: Floats) -> tuple[Floats, Floats, Floats]:
-    """Inputs, labels and weights of every candidate pair; customers who acquire nothing stand for those who were not drawn."""
-    bought = (seen.days <= HORIZON) & seen.candidates
-    active = bought.any(axis=1) | (seen.cold > 0) | (seen.unknown > 0)
+def pairs(seen: Seen, margin: Floats, days: int, drawn: Mapping[str, float]) -> Pairs:
+    """Of every candidate pair what its probability depends on, whether it was acquired in so many days, and how many it stands for."""
     rows, columns = np.nonzero(seen.candidates)
     of_customer = [np.log1p(seen.values[rows, columns, FEATURES.index(name)]) for name in ("recency_days", "items_held")]
-    inputs = np.column_stack([margin[rows, columns], *of_customer])
-    return inputs, bought[rows, columns].astype(float), np.where(active[rows], 1.0, 1 / OTHERS)
+    given = np.column_stack([margin[rows, columns], *of_customer])
+    weights = np.array([drawn[customer] for customer in seen.customers])
+    return given, (seen.days <= days)[rows, columns], weights[rows]

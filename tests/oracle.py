@@ -162,8 +162,8 @@ def user_item_features(activity: list[Row], items: list[Row] | None, day: date, 
 
 
 def lately(buys: list[Row], day: date) -> int:
-    """1, and 1 more for each window with a buy: 5 · 0.5 ** (age / 120), rounded, falls from 5 to 1 at these ages."""
-    return 1 + sum(bool(within(buys, day, days)) for days in (18, 62, 120, 208))
+    """1, and 1 more for each window with a buy: 8 · 0.5 ** (age / 120), rounded, falls from 8 to 1 at these ages."""
+    return 1 + sum(bool(within(buys, day, days)) for days in (11, 36, 65, 100, 143, 201, 290))
 
 
 def size(owned: dict[str, int]) -> int:

@@ -25,9 +25,9 @@ from propensity_spark.features.windows import (
     with_window_ends,
 )
 
-HALF_LIFE_DAYS, STEPS = 120, 5
+HALF_LIFE_DAYS, STEPS = 120, 8
 LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step in range(STEPS, 1, -1))
-"""Ages at which 5 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
+"""Ages at which 8 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
 LINK_UNITS = 1_000_000  # of a link, in one: as whole numbers their sums are the same whatever the partitions
 SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
 ALIKE = {"size": "size_lately_share", "risk_tolerance": "risk_lately_share"}  # what makes users alike, and the feature it makes
@@ -62,7 +62,7 @@ def crowd(
 def ownership(events: DataFrame, grid: Grid, held_days: int) -> DataFrame:
     """(user_id, item_id, enters, leaves, lately): stretches on which a user has an item, a `buy` in `held_days`.
 
-    `lately` is 1, and 1 more for each of the `LATELY_DAYS` windows with a `buy` of the pair: a weight that falls with age from 5 to 1.
+    `lately` is 1, and 1 more for each of the `LATELY_DAYS` windows with a `buy` of the pair: a weight that falls with age from 8 to 1.
     """
     key = ["user_id", "item_id"]
     buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull()).withColumn("one", F.lit(1).cast("long"))

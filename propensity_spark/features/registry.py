@@ -57,7 +57,7 @@ MONEY_SUM = T.DecimalType(28, 4)
 MOMENTUM_SESSIONS = (5, 21, 63, 126, 252)
 NO_BUY_365 = "no purchase in 365 days"
 HAVING = "has: a buy in candidates.held_days"
-LATELY = "w = 1 for having it + 1 for each of the last 18, 62, 120 and 208 days with a buy of it (a half-life of 120 days, in steps)"
+LATELY = "w = 1 for having it + 1 for each of the last 11, 36, 65, 100, 143, 201, 290 days with a buy of it (half-life 120 days, in steps)"
 
 FEATURES: tuple[Feature, ...] = (
     _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),

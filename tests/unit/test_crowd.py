@@ -61,7 +61,7 @@ def found(spark: SparkSession) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_the_steps_are_those_of_a_half_life() -> None:
-    """On each day the whole number nearest to 5 · ½^(age / 120), and 1 from where that would be less."""
+    """On each day the whole number nearest to 8 · ½^(age / 120), and 1 from where that would be less."""
     for age in range(500):
         exact = STEPS * 0.5 ** (age / HALF_LIFE_DAYS)
         assert 1 + sum(age < days for days in LATELY_DAYS) == pytest.approx(max(exact, 1), abs=0.52)
@@ -70,27 +70,27 @@ def test_the_steps_are_those_of_a_half_life() -> None:
 def test_how_wanted_an_item_is(found: dict[tuple[str, str], dict[str, Any]]) -> None:
     gold = found["tom", "gold"]
     assert (gold["item_owners"], gold["item_age_days"], gold["item_idle_days"]) == (4, 300, 20)
-    # gold: three old purchases and eve's at 4; fund: ben's at 3 and an old one; bond: ann's at 5 and an old one; coin: 1
-    assert gold["item_lately_share"] == 7 / 18
+    # gold: three old purchases and eve's at 7; fund: ben's at 4 and an old one; bond: ann's at 8 and an old one; coin: 1
+    assert gold["item_lately_share"] == 10 / 25
     sold_out = found["tom", "sold out"]
     assert (sold_out["item_owners"], sold_out["item_lately_share"], sold_out["item_age_days"]) == (0, 0.0, None)
 
 
 def test_what_the_owners_of_an_item_acquire_lately(found: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Of three owners of gold with few items one has bond, at 5, and one fund, at 3: with one neighbour, bond alone is related."""
+    """Of three owners of gold with few items one has bond, at 8, and one fund, at 4: with one neighbour, bond alone is related."""
     assert found["eve", "bond"]["co_purchase_lately"] == 1.0
     assert found["eve", "fund"]["co_purchase_lately"] == 0.0
-    to_bond, to_gold = 5 / math.sqrt(3), 1 / math.sqrt(1)  # from gold; from bond, which ann alone has among those with few
+    to_bond, to_gold = 8 / math.sqrt(3), 1 / math.sqrt(1)  # from gold; from bond, which ann alone has among those with few
     assert found["ann", "bond"]["co_purchase_lately"] == pytest.approx(to_bond / (to_bond + to_gold), abs=1e-6)
     assert found["tom", "bond"]["co_purchase_lately"] == 0.0  # has nothing that anything is related to
 
 
 def test_what_users_who_are_alike_acquire_lately(found: dict[tuple[str, str], dict[str, Any]]) -> None:
     assert (found["ann", "bond"]["items_held"], found["tom", "bond"]["items_held"]) == (2, 0)
-    bond = 6 / 18
-    assert found["ben", "bond"]["size_lately_share"] == (5 + 20 * bond) / (10 + 20)  # ann and ben have two items each
-    assert found["ben", "bond"]["risk_lately_share"] == (0 + 20 * bond) / (4 + 20)  # ben alone is of high risk
-    assert found["tom", "bond"]["risk_lately_share"] == (5 + 20 * bond) / (6 + 20)  # as ann
+    bond = 9 / 25
+    assert found["ben", "bond"]["size_lately_share"] == (8 + 20 * bond) / (14 + 20)  # ann and ben have two items each
+    assert found["ben", "bond"]["risk_lately_share"] == (0 + 20 * bond) / (5 + 20)  # ben alone is of high risk
+    assert found["tom", "bond"]["risk_lately_share"] == (8 + 20 * bond) / (9 + 20)  # as ann
     assert found["tom", "bond"]["size_lately_share"] is None
     assert found["eve", "bond"]["risk_lately_share"] is None
 

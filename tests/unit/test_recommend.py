@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.far_trans_model import FEATURES, MODEL, TERMS, Results, Windows, baselines, conditional_logit, looked_at, sample
+from benchmarks.far_trans_model import FEATURES, HORIZON, MODEL, TERMS, Results, Windows, baselines, conditional_logit, looked_at, sample
 from benchmarks.recommend import ease, ndcg, paired_interval, popularity
 
 OWNED = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
@@ -98,7 +98,7 @@ def test_the_features_of_a_pair_are_put_together_from_their_parts() -> None:
 
 
 def test_customers_are_looked_at_who_have_something_and_acquire_within_the_window() -> None:
-    assert looked_at(windows(), BOUND) == ["has"]
+    assert looked_at(windows(), BOUND, BOUND + timedelta(days=HORIZON)) == {"has": 1.0}
 
 
 def test_a_label_is_an_acquisition_whose_whole_interval_lies_in_the_window() -> None:
