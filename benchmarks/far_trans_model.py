@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xgboost as xgb
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -24,26 +23,12 @@ HORIZON = 166
 OTHERS = 0.05  # of the customers who acquire nothing in the window, drawn for the unconditional question
 PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0)
 FEATURES = [
-    *("item_buyers_30d", "item_buyers_90d", "item_owners", "item_lately_share", "item_age_days", "item_idle_days"),
+    *("item_buyers_30d", "item_buyers_90d", "item_owners", "item_lately_share"),
     *("items_held", "recency_days", "co_purchase_lately", *ALIKE.values()),
 ]
-TERMS = ["link", "bought lately", "owners", *ALIKE]  # of the logit; the first starts at 1, the others at 0
-MODEL, LOGIT, LINK = "model", "logit", "co_purchase_lately"
-RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 30
-ROUNDS = 40
-PARAMS: dict[str, Any] = {
-    "objective": "binary:logistic",
-    "tree_method": "hist",
-    "max_depth": 3,
-    "eta": 0.04,
-    "subsample": 0.8,
-    "colsample_bytree": 0.5,
-    "min_child_weight": 20,
-    "lambda": 5.0,
-    "base_score": 0.5,
-    "seed": 7,
-    "nthread": 2,
-}
+TERMS = ["link", "bought lately", "owners", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
+MODEL, LINK = "model", "co_purchase_lately"
+RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 40
 Array = NDArray[np.float32]
 
 
@@ -117,7 +102,7 @@ class Windows:
 
     def _values(self, bound: date, who: pd.Index, of_items: pd.DataFrame, owned: Floats) -> Array:
         """The features as `with_crowd` joins them to each pair, (customers, items, FEATURES), of which the caller adds `recency_days`."""
-        at, items, eve = self.bounds.index(bound), of_items.index, pd.Timestamp(bound - timedelta(days=1))
+        at, items = self.bounds.index(bound), of_items.index
         known = self.parts["known", at].set_index("item_id").reindex(items).fillna(0)
         links = self.parts["links", at]
         near = np.zeros((len(items), len(items)))
@@ -129,8 +114,6 @@ class Windows:
             **{name: known[name].to_numpy(float) for name in ("item_buyers_30d", "item_buyers_90d")},
             "item_owners": of_items["item_owners"].to_numpy(float),
             "item_lately_share": everyone,
-            "item_age_days": (eve - pd.to_datetime(of_items["item_first_buy"])).dt.days.to_numpy(float),
-            "item_idle_days": (eve - pd.to_datetime(of_items["item_last_buy"])).dt.days.to_numpy(float),
             "items_held": owned.sum(axis=1, keepdims=True),
             "co_purchase_lately": linked / np.maximum(linked.sum(axis=1, keepdims=True), 1e-12),
         }
@@ -157,7 +140,7 @@ def matrix(users: pd.Series, items: pd.Series, who: pd.Index, what: pd.Index) ->
 
 
 def _terms(values: Array, candidates: Flags) -> Array:
-    """What the logit is linear in: logarithms, the link against the customer's best, shares of those alike against everyone's."""
+    """What the model is linear in: logarithms, the link against the customer's best, shares of those alike against everyone's."""
     of = {name: values[:, :, place].astype(float) for place, name in enumerate(FEATURES)}
     best = np.where(candidates, of[LINK], 0.0).max(axis=1, keepdims=True)
     recent = of["item_buyers_30d"] + of["item_buyers_90d"]
@@ -179,7 +162,6 @@ class Sample:
     """
 
     bound: date
-    values: Array
     terms: Array
     labels: Flags
     starts: NDArray[np.int64]
@@ -195,53 +177,18 @@ def sample(seen: Seen, until: date) -> Sample:
     rows, columns = np.nonzero((bought | (chance < limit)) & bought.any(axis=1, keepdims=True))
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     share = 1.0 / bought.sum(axis=1)[rows]
-    return Sample(seen.bound, seen.values[rows, columns], seen.terms[rows, columns], bought[rows, columns], starts, share)
+    return Sample(seen.bound, seen.terms[rows, columns], bought[rows, columns], starts, share)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A conditional logit of a few logarithms, and trees for what it leaves."""
-
-    weights: Floats
-    intercept: float
-    trees: xgb.Booster
-
-    def logit(self, terms: Array) -> Floats:
-        return np.asarray(terms @ self.weights)
-
-    def margin(self, seen: Seen) -> Floats:
-        logit = self.logit(seen.terms)
-        found = self.trees.inplace_predict(
-            inputs(seen.values, seen.terms).reshape(-1, len(FEATURES) + len(TERMS)),
-            predict_type="margin",
-            base_margin=(logit + self.intercept).ravel(),
-        )
-        return np.asarray(found, float).reshape(logit.shape)
-
-
-def inputs(values: Array, terms: Array) -> Array:
-    """What the trees see: the features, and the logit's terms."""
-    return np.concatenate([values, terms], axis=-1)
-
-
-def fit(samples: Sequence[Sample], bound: date) -> Model:
-    """On what was known by a bound; an interval weighs half as much for each 120 days of its age."""
+def fit(samples: Sequence[Sample], bound: date) -> Floats:
+    """The weights of TERMS from what was known by a bound; an interval weighs half as much for each 120 days of its age."""
     ages = [0.5 ** ((bound - one.bound).days / HALF_LIFE_DAYS) for one in samples]
-    terms, labels = np.concatenate([one.terms for one in samples]).astype(float), np.concatenate([one.labels for one in samples])
     offsets = np.cumsum([0, *(len(one.labels) for one in samples[:-1])])
-    starts = np.concatenate([one.starts + offset for one, offset in zip(samples, offsets, strict=True)])
-    shares = np.concatenate([one.share * age for one, age in zip(samples, ages, strict=True)])
-    weights = conditional_logit(terms, labels * shares, starts)
-    logit = terms @ weights
-    aged = np.concatenate([np.full(len(one.labels), age) for one, age in zip(samples, ages, strict=True)])
-    intercept = float(np.log(np.average(labels, weights=aged) / np.average(np.exp(logit), weights=aged)))
-    data = xgb.QuantileDMatrix(
-        np.concatenate([inputs(one.values, one.terms) for one in samples]),
-        labels.astype(np.float32),
-        weight=aged,
-        base_margin=logit + intercept,
+    return conditional_logit(
+        np.concatenate([one.terms for one in samples]).astype(float),
+        np.concatenate([one.labels * one.share * age for one, age in zip(samples, ages, strict=True)]),
+        np.concatenate([one.starts + offset for one, offset in zip(samples, offsets, strict=True)]),
     )
-    return Model(weights, intercept, xgb.train(PARAMS, data, ROUNDS))
 
 
 def conditional_logit(terms: Floats, wanted: Floats, starts: NDArray[np.int64]) -> Floats:
@@ -346,20 +293,18 @@ def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) 
     for date_ in [*dates, later]:
         earlier = [bound for bound in windows.bounds if bound < date_]
         ends = {bound: windows.bounds[min(place + INTERVALS, len(earlier))] for place, bound in enumerate(earlier)}
-        model = fit([one for bound, end in ends.items() if (one := learnt(bound, end)).labels.any()], date_)
+        weights = fit([one for bound, end in ends.items() if (one := learnt(bound, end)).labels.any()], date_)
         drawn = looked_at(windows, date_, date_ + timedelta(days=HORIZON))
         seen = windows.seen(date_, list(drawn))
-        margin = model.margin(seen)
-        results.add(MODEL, seen, margin)
-        results.add(LOGIT, seen, model.logit(seen.terms))
+        results.add(MODEL, seen, seen.terms @ weights)
         results.add(LINK, seen, seen.values[:, :, FEATURES.index(LINK)].astype(float))
         for name, scores in baselines(windows.known(date_), seen).items():
             results.add(name, seen, scores)
         drawn_over = looked_at(windows, earlier[-INTERVALS], date_)
         over = windows.seen(earlier[-INTERVALS], list(drawn_over))
-        both = (pairs(over, model.margin(over), (date_ - over.bound).days, drawn_over), pairs(seen, margin, HORIZON, drawn))
+        both = (pairs(over, over.terms @ weights, (date_ - over.bound).days, drawn_over), pairs(seen, seen.terms @ weights, HORIZON, drawn))
         results.calibration[date_] = calibration(*both, HORIZON / (date_ - over.bound).days)
-        results.weights[date_] = dict(zip(TERMS, model.weights.tolist(), strict=True))
+        results.weights[date_] = dict(zip(TERMS, weights.tolist(), strict=True))
     return results
 
 
