@@ -17,11 +17,12 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.recommend import Flags, Floats, ease, ndcg, paired_interval, popularity
-from propensity_spark.features.crowd import ALIKE, PRIOR
+from propensity_spark.features.crowd import ALIKE
+from propensity_spark.features.registry import PRIOR
 
 HORIZON = 166
 OTHERS = 0.05  # of the customers who acquire nothing in the window, drawn for the unconditional question
-PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0)
+PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 FEATURES = [
     *("item_buyers_30d", "item_buyers_90d", "item_owners", "item_lately_share"),
     *("items_held", "recency_days", "co_purchase_lately", *ALIKE.values()),

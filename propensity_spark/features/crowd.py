@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from math import log2
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.config import CrowdSettings
+from propensity_spark.features.registry import LATELY_DAYS, PRIOR, SIZES
 from propensity_spark.features.windows import (
     Grid,
     Measure,
@@ -25,13 +25,8 @@ from propensity_spark.features.windows import (
     with_window_ends,
 )
 
-HALF_LIFE_DAYS, STEPS = 120, 8
-LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step in range(STEPS, 1, -1))
-"""Ages at which 8 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
 LINK_UNITS = 1_000_000  # of a link, in one: as whole numbers their sums are the same whatever the partitions
-SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
 ALIKE = {"size": "size_lately_share", "risk_tolerance": "risk_lately_share"}  # what makes users alike, and the feature it makes
-PRIOR = 20  # weight of everyone's share in that of users who are alike: few of them say little
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Literal
 
 from pyspark.sql import types as T
@@ -17,7 +18,6 @@ class Feature:
     """One feature. `groups` are the gold tables that store it; `in_model` is false for what only people read.
 
     The group `crowd` is stored with the pairs (`user_item`), in data sets whose settings turn it on, and is nowhere in the others.
-
     `categorical`: its values are names or grades, which monitoring counts one by one instead of by ranges.
     """
 
@@ -57,7 +57,15 @@ MONEY_SUM = T.DecimalType(28, 4)
 MOMENTUM_SESSIONS = (5, 21, 63, 126, 252)
 NO_BUY_365 = "no purchase in 365 days"
 HAVING = "has: a buy in candidates.held_days"
-LATELY = "w = 1 for having it + 1 for each of the last 11, 36, 65, 100, 143, 201, 290 days with a buy of it (half-life 120 days, in steps)"
+HALF_LIFE_DAYS, STEPS = 120, 8
+LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step in range(STEPS, 1, -1))
+"""Ages at which 8 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
+LATELY = (
+    f"w = 1 for having it + 1 for each of the last {', '.join(map(str, LATELY_DAYS))} days with a buy of it "
+    f"(half-life {HALF_LIFE_DAYS} days, in steps)"
+)
+SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
+PRIOR = 20  # weight of everyone's share in that of users who are alike: few of them say little
 
 FEATURES: tuple[Feature, ...] = (
     _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),
@@ -156,11 +164,15 @@ FEATURES: tuple[Feature, ...] = (
             name,
             DOUBLE,
             "0–1",
-            f"(Σ w(v, item) + 20 · item_lately_share) / (Σ w(v, j) + 20) over items j and the users v {alike}",
+            f"(Σ w(v, item) + {PRIOR} · item_lately_share) / (Σ w(v, j) + {PRIOR}) over items j and the users v {alike}",
             null_when,
         )
         for name, alike, null_when in (
-            ("size_lately_share", "who have as many items as the user: 1, 2, 3–4, 5–8, 9–16 or more", "the user has nothing"),
+            (
+                "size_lately_share",
+                f"who have about as many items as the user: up to {', '.join(map(str, SIZES))} or more",
+                "the user has nothing",
+            ),
             ("risk_lately_share", "with the user's risk_tolerance", "no risk_tolerance visible"),
         )
     ),

@@ -14,8 +14,9 @@ from silver_data import event, frame, version
 from propensity_spark.config import CandidateSettings, CrowdSettings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import HALF_LIFE_DAYS, LATELY_DAYS, STEPS, crowd, ownership
+from propensity_spark.features.crowd import crowd, ownership
 from propensity_spark.features.events import live_events
+from propensity_spark.features.registry import HALF_LIFE_DAYS, LATELY_DAYS, STEPS
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, USERS
 
