@@ -25,7 +25,7 @@ from benchmarks.far_trans_model import Windows, evaluate
 from benchmarks.measure import RESULTS, code, machine
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.features.affinity import item_dates
-from propensity_spark.features.crowd import ALIKE, item_links, item_state, ownership, traits
+from propensity_spark.features.crowd import ALIKE, dated, item_links, item_state, ownership, traits
 from propensity_spark.features.events import live_events
 from propensity_spark.features.windows import Grid, each_position
 from propensity_spark.line import run_line, stage_named
@@ -90,7 +90,8 @@ def features(settings: Settings, lake: Lake, bounds: Sequence[date]) -> dict[str
     """
     grid = Grid(tuple(bound - timedelta(days=1) for bound in bounds))
     events = live_events(lake.read(ACTIVITY), grid).persist()
-    owned = ownership(events, grid, settings.candidates.held_days).persist()
+    aged = live_events(dated(lake.read(ACTIVITY), settings.features.crowd), grid)
+    owned = ownership(aged, grid, settings.candidates.held_days).persist()
     mine = each_position(owned.withColumnsRenamed({"enters": "position", "leaves": "until"}), grid)
     people = traits(mine, lake.read(USERS), grid).where(F.col("items_held") > 0).persist()
     items = item_state(events, mine.join(people, ["user_id", "position"], "inner"), grid).persist()

@@ -174,8 +174,9 @@ def with_crowd(rows: list[Row], activity: list[Row], users: list[Row] | None, da
     """The rows of `user_item_features` of one day with the features of the crowd."""
     buys = [row for row in visible(activity, ("event_id",), day) if row["event_type"] == "buy" and row["item_id"] is not None]
     has: dict[str, dict[str, int]] = defaultdict(dict)  # user → item → weight
-    for buy in within(buys, day, held_days):
-        same = [row for row in buys if (row["user_id"], row["item_id"]) == (buy["user_id"], buy["item_id"])]
+    aged = buys if rule["age_from"] == "event" else [{**row, "event_date": row["visible_date"]} for row in buys]
+    for buy in within(aged, day, held_days):
+        same = [row for row in aged if (row["user_id"], row["item_id"]) == (buy["user_id"], buy["item_id"])]
         has[buy["user_id"]][buy["item_id"]] = lately(same, day)
     few = [owned for owned in has.values() if len(owned) <= rule["max_items"]]
     items = sorted({item for owned in has.values() for item in owned})

@@ -54,10 +54,16 @@ def crowd(
     )
 
 
+def dated(activity: DataFrame, settings: CrowdSettings) -> DataFrame:
+    """silver/activity with the date from which the age of a purchase is counted as its `event_date`."""
+    return activity if settings.age_from == "event" else activity.withColumn("event_date", F.col("visible_date"))
+
+
 def ownership(events: DataFrame, grid: Grid, held_days: int) -> DataFrame:
     """(user_id, item_id, enters, leaves, lately): stretches on which a user has an item, a `buy` in `held_days`.
 
-    `lately` is 1, and 1 more for each of the `LATELY_DAYS` windows with a `buy` of the pair: a weight that falls with age from 8 to 1.
+    In: `events` of `live_events`, of activity that was `dated`. `lately` is 1, and 1 more for each of the `LATELY_DAYS` windows with a
+    `buy` of the pair: a weight that falls with age from 8 to 1.
     """
     key = ["user_id", "item_id"]
     buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull()).withColumn("one", F.lit(1).cast("long"))

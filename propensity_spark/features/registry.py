@@ -62,7 +62,7 @@ LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step 
 """Ages at which 8 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
 LATELY = (
     f"w = 1 for having it + 1 for each of the last {', '.join(map(str, LATELY_DAYS))} days with a buy of it "
-    f"(half-life {HALF_LIFE_DAYS} days, in steps)"
+    f"(dated by features.crowd.age_from; half-life {HALF_LIFE_DAYS} days, in steps)"
 )
 SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
 PRIOR = 20  # weight of everyone's share in that of users who are alike: few of them say little

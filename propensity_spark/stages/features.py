@@ -13,7 +13,7 @@ from propensity_spark import __version__
 from propensity_spark.config import Settings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import crowd, ownership
+from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
@@ -124,7 +124,9 @@ def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -
     grid = Grid(tuple(dates))
     events = keep(live_events(activity, grid))
     spending = keep(sector_spending(events, items, grid))
-    owned = keep(ownership(events, grid, run.settings.candidates.held_days)) if run.settings.has_crowd else None
+    owned, rule = None, run.settings.features.crowd
+    if run.settings.has_crowd:
+        owned = keep(ownership(live_events(dated(activity, rule), grid), grid, run.settings.candidates.held_days))
     try:
         levels = run.settings.features.risk_levels
         yield USER_FEATURES, user_features(events, activity, users, spending, grid=grid, risk_levels=levels)
@@ -132,7 +134,7 @@ def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -
             known = item_dates(events, items, grid)
             thinned = _is_thinned(run.settings) and run.as_of not in dates and not everyone
             of = looked_at(run.settings.sampling) if thinned else None
-            around = None if owned is None else crowd(owned, events, users, grid, run.settings.features.crowd, of=of)
+            around = None if owned is None else crowd(owned, events, users, grid, rule, of=of)
             chosen = events if of is None else events.where(of)
             pairs = user_item_features(chosen, known, spending, grid, run.settings.candidates, crowd=around)
             yield user_item_table(run.settings.has_crowd), pairs

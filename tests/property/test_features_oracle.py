@@ -102,7 +102,11 @@ def test_user_item_features(
     st.none() | users(),
     st.sampled_from([90, 365, 3650]),
     st.builds(
-        CrowdSettings, max_items=st.sampled_from([2, 3, 9]), min_users=st.sampled_from([1, 2]), neighbours=st.sampled_from([1, 2, 9])
+        CrowdSettings,
+        age_from=st.sampled_from(["event", "known"]),
+        max_items=st.sampled_from([2, 3, 9]),
+        min_users=st.sampled_from([1, 2]),
+        neighbours=st.sampled_from([1, 2, 9]),
     ),
 )
 def test_features_of_the_crowd(
@@ -110,9 +114,10 @@ def test_features_of_the_crowd(
 ) -> None:
     grid = Grid(tuple(dates))
     chosen = CandidateSettings(all_items=True, held_days=held_days)
-    live = live_events(frame(spark, events, ACTIVITY), grid)
+    silver = frame(spark, events, ACTIVITY)
+    live = live_events(silver, grid)
     spending, known = affinity.sector_spending(live, None, grid), affinity.item_dates(live, None, grid)
-    owned = keep(crowd.ownership(live, grid, held_days))
+    owned = keep(crowd.ownership(live_events(crowd.dated(silver, rule), grid), grid, held_days))
     around = crowd.crowd(owned, live, None if profiles is None else frame(spark, profiles, USERS), grid, rule)
     found = candidates.user_item_features(live, known, spending, grid, chosen, crowd=around)
     expected = [

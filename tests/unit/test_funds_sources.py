@@ -18,7 +18,7 @@ from propensity_spark.config import Settings
 from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.crowd import crowd, ownership
+from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.registry import USER_ITEM_FEATURES, features_of, user_item_table
 from propensity_spark.features.rfm import user_features
@@ -175,7 +175,8 @@ def test_the_benchmark_has_the_features_that_the_product_stores(silver: Finished
     by_position = {(name, at): frame[frame["position"] == at] for name, frame in frames.items() for at in range(len(bounds))}
     acquired = silver.lake.read(ACTIVITY).select("user_id", "item_id", "event_date", "visible_date").toPandas()
     events, items = live_events(silver.lake.read(ACTIVITY), grid), silver.lake.read(ITEMS)
-    around = crowd(ownership(events, grid, 3650), events, silver.lake.read(USERS), grid, rule)
+    owned = ownership(live_events(dated(silver.lake.read(ACTIVITY), rule), grid), grid, 3650)
+    around = crowd(owned, events, silver.lake.read(USERS), grid, rule)
     known, spending = item_dates(events, items, grid), sector_spending(events, items, grid)
     stored = user_item_features(events, known, spending, grid, silver.settings.candidates, crowd=around).collect()
     names = [name for name in FEATURES if name != "recency_days"]
