@@ -140,15 +140,19 @@ def item_state(events: DataFrame, mine: DataFrame, grid: Grid) -> DataFrame:
     cells = mine.groupBy(*key, *ALIKE).agg(F.count("*").alias("owners"), F.sum("lately").alias("lately"))
     buys = events.where((F.col("event_type") == "buy") & F.col("item_id").isNotNull())
     both = (F.col("event_date").alias("item_first_buy"), F.col("event_date").alias("item_last_buy"))
-    dated = buys.select("item_id", "enters", "leaves", *both).distinct()
-    moves = changes(dated, ["item_id"], grid, latest=["item_last_buy"], earliest=["item_first_buy"])
+    days = buys.select("item_id", "enters", "leaves", *both).distinct()
+    moves = changes(days, ["item_id"], grid, latest=["item_last_buy"], earliest=["item_first_buy"])
     dates = each_position(running_state(moves, ["item_id"], grid, [], latest=["item_last_buy"], earliest=["item_first_buy"]), grid)
+    of_all = cells.groupBy("position", *ALIKE).agg(*(F.sum(name).alias(name) for name in ("owners", "lately")))
     items = _weights(cells, key, "item").join(dates, key, "inner")
-    return items.join(F.broadcast(_weights(cells, ["position"], "all")), ["position"], "inner")
+    return items.join(F.broadcast(_weights(of_all, ["position"], "all")), ["position"], "inner")
 
 
 def _weights(cells: DataFrame, key: list[str], of: str) -> DataFrame:
-    """Per key `<of>_owners`, `<of>_lately`, and for what makes users alike `<of>_<trait>`: its values to the `lately` of their users."""
+    """Per key `<of>_owners`, `<of>_lately`, and for each trait of ALIKE `<of>_<trait>`: its values to the `lately` of their users.
+
+    In: at most one cell per key and combination of traits.
+    """
     together = cells.groupBy(*key).agg(
         F.sum("owners").alias(f"{of}_owners"),
         F.sum("lately").alias(f"{of}_lately"),
