@@ -9,7 +9,7 @@ export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
 
-.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-targets bench-store bench-table bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-targets bench-store bench-table bench-far-trans bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -70,6 +70,9 @@ bench-store: setup ## keep results as the stored figures, from which docs/perfor
 
 bench-table: setup ## `propensity table` on a click stream of 455,401 visitors and on real customers: seconds, and what it says (minutes)
 	@$(BIN)/python -m benchmarks.own_table $${ARGS:-}
+
+bench-far-trans: setup ## ranking for real investors beside popularity and EASE on 14 dates; needs DATA=folder that has far_trans/ (minutes)
+	@$(BIN)/python -m benchmarks.far_trans --data "$$DATA" $${ARGS:-}
 
 bench-reasons: setup ## SHAP values of many rows on one core: looked up, and XGBoost's own (a minute)
 	@$(BIN)/python -m benchmarks.reasons $${ARGS:-}

@@ -24,7 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="*", metavar="A.json B.json")
     named: list[Path] = parser.parse_args(words).files
-    files = named or [path for path in (STORED, *sorted(RESULTS.glob("*.json"))[-1:]) if path.exists()]
+    files = named or [path for path in (STORED, *sorted(RESULTS.glob("[0-9]*.json"))[-1:]) if path.exists()]
     if len(files) != 2:
         parser.error(f"expected two results files, found {len(files)}: measure with `make bench` first, or name them")
     before, after = (json.loads(path.read_text(encoding="utf-8")) for path in files)

@@ -15,7 +15,7 @@ from propensity_spark.config import Settings
 from propensity_spark.errors import ConfigurationError, NotScored, TableMissing
 from propensity_spark.evaluate.change import Change, Scored, change
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, user_item_table
 from propensity_spark.models import load
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import scores_table
@@ -86,7 +86,8 @@ def _matrix(
     else:
         of_item = F.col("as_of_date").isin(list(days)) & (F.col("item_id") == F.lit(item))
         market = lake.read(MARKET_FEATURES).where(of_item) if settings.has_market else None
-        rows = assemble(users, lake.read(USER_ITEM_FEATURES).where(_of(user, item, days)), market)
+        pairs = lake.read(user_item_table(settings.has_crowd)).where(_of(user, item, days))
+        rows = assemble(users, pairs, market)
     rows, _ = without_new_features(rows, model)
     require_same_features(rows.columns, model)
     table = rows.select("as_of_date", packed(model).alias("features")).orderBy("as_of_date").toArrow()

@@ -30,7 +30,8 @@ def features() -> str:
     lines = ["| feature | formula | unit | null when | stored in `gold/…_features` |", "| --- | --- | --- | --- | --- |"]
     for feature in FEATURES:
         name = f"`{feature.name}`" + ("" if feature.in_model else " (for people, not for the model)")
-        cells = (name, feature.formula, feature.unit, feature.null_when, ", ".join(feature.groups))
+        stored = ", ".join("user_item, with `features.crowd`" if group == "crowd" else group for group in feature.groups)
+        cells = (name, feature.formula, feature.unit, feature.null_when, stored)
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -161,6 +161,58 @@ def user_item_features(activity: list[Row], items: list[Row] | None, day: date, 
     return rows
 
 
+def lately(buys: list[Row], day: date) -> int:
+    """1, and 1 more for each window with a buy: 8 · 0.5 ** (age / 120), rounded, falls from 8 to 1 at these ages."""
+    return 1 + sum(bool(within(buys, day, days)) for days in (11, 36, 65, 100, 143, 201, 290))
+
+
+def size(owned: dict[str, int]) -> int:
+    return next((place for place, most in enumerate((1, 2, 4, 8, 16)) if len(owned) <= most), 5)
+
+
+def with_crowd(rows: list[Row], activity: list[Row], users: list[Row] | None, day: date, held_days: int, rule: Row) -> list[Row]:
+    """The rows of `user_item_features` of one day with the features of the crowd."""
+    buys = [row for row in visible(activity, ("event_id",), day) if row["event_type"] == "buy" and row["item_id"] is not None]
+    has: dict[str, dict[str, int]] = defaultdict(dict)  # user → item → weight
+    aged = buys if rule["age_from"] == "event" else [{**row, "event_date": row["visible_date"]} for row in buys]
+    for buy in within(aged, day, held_days):
+        same = [row for row in aged if (row["user_id"], row["item_id"]) == (buy["user_id"], buy["item_id"])]
+        has[buy["user_id"]][buy["item_id"]] = lately(same, day)
+    few = [owned for owned in has.values() if len(owned) <= rule["max_items"]]
+    items = sorted({item for owned in has.values() for item in owned})
+    links: dict[str, dict[str, int]] = {}
+    for one in items:
+        owners = [owned for owned in few if one in owned]
+        both = {other: [owned[other] for owned in owners if other in owned] for other in items if other != one}
+        found = {
+            other: int(1_000_000 * sum(weights) / math.sqrt(len(owners)))
+            for other, weights in both.items()
+            if len(weights) >= rule["min_users"]
+        }
+        links[one] = {other: found[other] for other in sorted(found, key=lambda other: (-found[other], other))[: rule["neighbours"]]}
+    total = sum(weight for owned in has.values() for weight in owned.values())
+    profiles = {} if users is None else attributes(users, "user_id", day)
+    risks = {user: profile["risk_tolerance"] for user, profile in profiles.items()}
+    sizes = {user: size(owned) for user, owned in has.items()}
+    for row in rows:
+        item, owned = row["item_id"], has.get(row["user_id"], {})
+        dates = [buy["event_date"] for buy in buys if buy["item_id"] == item] if item in items else []
+        row["item_age_days"] = (day - min(dates)).days if dates else None
+        row["item_idle_days"] = (day - max(dates)).days if dates else None
+        row["item_owners"] = sum(item in other for other in has.values())
+        row["items_held"] = len(owned)
+        everyone = sum(other.get(item, 0) for other in has.values()) / total if total else 0.0
+        row["item_lately_share"] = everyone
+        reach = sum(sum(links[one].values()) for one in owned)
+        row["co_purchase_lately"] = sum(links[one].get(item, 0) for one in owned) / reach if reach else 0.0
+        for name, trait in (("size_lately_share", sizes), ("risk_lately_share", risks)):
+            alike = [other for user, other in has.items() if trait.get(user) == trait.get(row["user_id"])]
+            of_all = sum(weight for other in alike for weight in other.values())
+            of_item = sum(other.get(item, 0) for other in alike)
+            row[name] = (of_item + 20 * everyone) / (of_all + 20) if trait.get(row["user_id"]) is not None else None
+    return rows
+
+
 def _pair(events: list[Row], day: date) -> Row:
     views = [row for row in events if row["event_type"] == "view"]
     buys = [row for row in events if row["event_type"] == "buy"]

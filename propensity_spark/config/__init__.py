@@ -3,6 +3,7 @@
 from propensity_spark.config.load import CONF_DIR, load_settings, load_table_settings
 from propensity_spark.config.modelling import (
     CandidateSettings,
+    CrowdSettings,
     EvaluateSettings,
     LabelSettings,
     SamplingSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "CandidateSettings",
     "ChannelSettings",
     "CredentialSettings",
+    "CrowdSettings",
     "EmailSettings",
     "EvaluateSettings",
     "FileSource",

@@ -53,10 +53,26 @@ class CandidateSettings(Section):
     exclude_held: bool = False
 
 
+class CrowdSettings(Section):
+    """Features from what other users have and acquire lately (grain `user_item`).
+
+    Items are related by users with at most `max_items` of them, `min_users` at least, and of each item the `neighbours` strongest stay.
+    `age_from`: how lately something was acquired is counted from the purchase's own date (`event`), or from the date on which it was
+    `known`, for a source that dates a purchase to the start of an interval in which it happened.
+    """
+
+    enabled: bool = False
+    age_from: Literal["event", "known"] = "event"
+    max_items: Positive = 50
+    min_users: Positive = 2
+    neighbours: Positive = 100
+
+
 class FeatureSettings(Section):
     """`risk_levels`: the values of `risk_tolerance` from the most careful to the boldest."""
 
     risk_levels: tuple[str, ...] = ("low", "medium", "high")
+    crowd: CrowdSettings = CrowdSettings()
 
 
 class SplitSettings(Section):

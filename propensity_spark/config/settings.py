@@ -72,6 +72,11 @@ class Settings(Section):
         """Market features exist only at `user_item` grain and only where bars are configured."""
         return self.grain == "user_item" and bool(self.sources.get("bars"))
 
+    @property
+    def has_crowd(self) -> bool:
+        """Features of the crowd exist only at `user_item` grain and only where they are turned on."""
+        return self.grain == "user_item" and self.features.crowd.enabled
+
     def shown(self) -> dict[str, Any]:
         """Every setting as JSON, for people and for MLflow; a Spark option whose name speaks of a secret has its value hidden."""
         body = self.model_dump(mode="json")

@@ -44,7 +44,8 @@ class HoldingFile:
 
 def tables(run: Run) -> list[Table]:
     """The tables that hold rows of persons, in the order in which they are erased: from the source downwards."""
-    gold = [table for table in gold_tables(run.settings.grain, run.settings.has_market) if table.is_personal]
+    settings = run.settings
+    gold = [table for table in gold_tables(settings.grain, settings.has_market, settings.has_crowd) if table.is_personal]
     found = [*(BRONZE[target] for target in TARGETS), QUARANTINE, USERS, ACTIVITY, *gold]
     return [table for table in found if run.lake.exists(table)]
 

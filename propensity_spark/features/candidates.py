@@ -10,20 +10,29 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import CandidateSettings
 from propensity_spark.features.affinity import ALL_SECTORS, UNKNOWN_SECTOR, VIEW_DAYS, favourite_sectors, pair_changes, spent_in
-from propensity_spark.features.registry import USER_ITEM_FEATURES
+from propensity_spark.features.crowd import Crowd, with_crowd
+from propensity_spark.features.registry import user_item_table
 from propensity_spark.features.windows import Grid, Measure, changes, each_position, running_state
 
 _STATE = [*(f"item_views_{n}d" for n in VIEW_DAYS), "viewed", "held", "item_purchases_365d", "affine", "popular", "all"]
 
 
-def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataFrame, grid: Grid, settings: CandidateSettings) -> DataFrame:
+def user_item_features(
+    events: DataFrame,
+    item_dates: DataFrame,
+    spending: DataFrame,
+    grid: Grid,
+    settings: CandidateSettings,
+    *,
+    crowd: Crowd | None = None,
+) -> DataFrame:
     """gold/user_item_features: one row per candidate pair and as-of date, for users with at least one visible event.
 
     A pair is a candidate because it is held (a `buy` in `held_days`), viewed (in `viewed_days`), affine (one of the
     `items_per_affine_sector` most bought items of one of the user's `affine_sectors` sectors by spending in 365 days),
     popular (one of the `popular_items` most bought) or all (`all_items`); `candidate_source` is the first of these that
     applies. Most bought: by item_buyers_30d, at least one, ties by item_id. Only items known on the date. With `exclude_held`
-    held pairs are left out.
+    held pairs are left out. With a `crowd` its features are there too.
     """
     key = ["user_id", "item_id"]
     parts = [
@@ -39,6 +48,7 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
     chosen = state.withColumn("candidate_source", source).where(F.col("candidate_source").isNotNull())
     rows = each_position(chosen.join(spending, ["user_id"], "left"), grid)
     rows = rows.join(F.broadcast(item_dates), ["item_id", "position"], "inner").withColumn("as_of_date", grid.day(F.col("position")))
+    rows = rows if crowd is None else with_crowd(rows, crowd)
     total = spent_in(F.lit(ALL_SECTORS))
     share = F.coalesce(spent_in(F.coalesce("sector", F.lit(UNKNOWN_SECTOR))), F.lit(0.0)) / total
     day = F.col("as_of_date")
@@ -49,7 +59,7 @@ def user_item_features(events: DataFrame, item_dates: DataFrame, spending: DataF
             "sector_affinity_365d": F.when(total > 0, share),
             "item_buyers_trend": F.try_divide(F.col("item_buyers_7d") * F.lit(30.0) / F.lit(7.0), F.col("item_buyers_30d")),
         }
-    ).select(*USER_ITEM_FEATURES.column_names)
+    ).select(*user_item_table(crowd is not None).column_names)
 
 
 def candidate_source(names: Sequence[str]) -> Column:

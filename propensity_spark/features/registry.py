@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log2
 from typing import Literal
 
 from pyspark.sql import types as T
 
 from propensity_spark.schemas import DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns, reasons_table, scores_table
 
-Group = Literal["market", "user", "user_item"]
+Group = Literal["market", "user", "user_item", "crowd"]
 
 
 @dataclass(frozen=True)
 class Feature:
     """One feature. `groups` are the gold tables that store it; `in_model` is false for what only people read.
 
+    The group `crowd` is stored with the pairs (`user_item`), in data sets whose settings turn it on, and is nowhere in the others.
     `categorical`: its values are names or grades, which monitoring counts one by one instead of by ranges.
     """
 
@@ -47,9 +49,23 @@ def _pair(name: str, type_: T.DataType, unit: str, formula: str, null_when: str)
     return Feature(name, type_, unit, formula, null_when, ("user_item",))
 
 
+def _crowd(name: str, type_: T.DataType, unit: str, formula: str, null_when: str) -> Feature:
+    return Feature(name, type_, unit, formula, null_when, ("crowd",))
+
+
 MONEY_SUM = T.DecimalType(28, 4)
 MOMENTUM_SESSIONS = (5, 21, 63, 126, 252)
 NO_BUY_365 = "no purchase in 365 days"
+HAVING = "has: a buy in candidates.held_days"
+HALF_LIFE_DAYS, STEPS = 120, 8
+LATELY_DAYS = tuple(round(HALF_LIFE_DAYS * log2(STEPS / (step - 0.5))) for step in range(STEPS, 1, -1))
+"""Ages at which 8 · ½^(age / 120 days), rounded, falls by one: a decay made of windows, whose whole numbers add up exactly."""
+LATELY = (
+    f"w = 1 for having it + 1 for each of the last {', '.join(map(str, LATELY_DAYS))} days with a buy of it "
+    f"(dated by features.crowd.age_from; half-life {HALF_LIFE_DAYS} days, in steps)"
+)
+SIZES = (1, 2, 4, 8, 16)  # users are alike by how many items they have: so many at most, or more than the last
+PRIOR = 20  # weight of everyone's share in that of users who are alike: few of them say little
 
 FEATURES: tuple[Feature, ...] = (
     _market("return_1d", "ratio", "close[t] / close[t−1] − 1", "no previous session"),
@@ -130,6 +146,36 @@ FEATURES: tuple[Feature, ...] = (
     ),
     *(_pair(f"item_buyers_{n}d", LONG, "users", f"distinct buyers of the item in (D − {n}, D]", "never (0)") for n in (7, 30, 90)),
     _pair("item_buyers_trend", DOUBLE, "ratio", "item_buyers_7d · (30/7) / item_buyers_30d", "item_buyers_30d is 0"),
+    _crowd("item_owners", LONG, "users", f"users who have the item ({HAVING})", "never (0)"),
+    _crowd("item_lately_share", DOUBLE, "0–1", f"Σ w(v, item) / Σ w(v, j) over users v and items j, {LATELY}", "never (0)"),
+    _crowd("item_age_days", LONG, "days", "D − event_date of the item's first buy", "nobody has the item"),
+    _crowd("item_idle_days", LONG, "days", "D − event_date of the item's last buy", "nobody has the item"),
+    _crowd("items_held", LONG, "items", f"items that the user has ({HAVING})", "never (0)"),
+    _crowd(
+        "co_purchase_lately",
+        DOUBLE,
+        "0–1",
+        "Σ l(i, item) / Σ l(i, j) over the items i that the user has and all j, l(i, j) = Σ w(v, j) over users v who have both / "
+        "√(users who have i), 0 unless related by features.crowd",
+        "never (0)",
+    ),
+    *(
+        _crowd(
+            name,
+            DOUBLE,
+            "0–1",
+            f"(Σ w(v, item) + {PRIOR} · item_lately_share) / (Σ w(v, j) + {PRIOR}) over items j and the users v {alike}",
+            null_when,
+        )
+        for name, alike, null_when in (
+            (
+                "size_lately_share",
+                f"who have about as many items as the user: up to {', '.join(map(str, SIZES))} or more",
+                "the user has nothing",
+            ),
+            ("risk_lately_share", "with the user's risk_tolerance", "no risk_tolerance visible"),
+        )
+    ),
 )
 
 
@@ -138,9 +184,13 @@ def features_of(group: Group) -> tuple[Feature, ...]:
     return tuple(feature for feature in FEATURES if group in feature.groups)
 
 
-def model_features(grain: str, has_market: bool) -> tuple[Feature, ...]:
-    """What the model sees at a grain, in registry order: each once, without what only people read."""
-    groups = {"user"} if grain == "user" else {"user", "user_item"} | ({"market"} if has_market else set())
+def model_features(grain: str, has_market: bool, has_crowd: bool = False) -> tuple[Feature, ...]:
+    """What the model sees at a grain, in registry order: each once, without what only people read.
+
+    A feature that is turned off is not a null column: that would still be drawn by `colsample_bytree`, and make the model worse.
+    """
+    of_pairs = {"user_item"} | ({"market"} if has_market else set()) | ({"crowd"} if has_crowd else set())
+    groups = {"user"} if grain == "user" else {"user"} | of_pairs
     return tuple(feature for feature in FEATURES if feature.in_model and groups & set(feature.groups))
 
 
@@ -183,14 +233,21 @@ USER_ITEM_FEATURES = Table(
     partition_by=("as_of_date",),
 )
 
+_WITH_CROWD = replace(USER_ITEM_FEATURES, columns=(*USER_ITEM_FEATURES.columns, *_columns("crowd")))
 
-def gold_tables(grain: str, has_market: bool) -> tuple[Table, ...]:
+
+def user_item_table(has_crowd: bool) -> Table:
+    """`gold/user_item_features`, with the features of the crowd where they are turned on."""
+    return _WITH_CROWD if has_crowd else USER_ITEM_FEATURES
+
+
+def gold_tables(grain: str, has_market: bool, has_crowd: bool = False) -> tuple[Table, ...]:
     """All of gold, in the order in which it is made."""
-    features = (USER_FEATURES, USER_ITEM_FEATURES, MARKET_FEATURES)
-    return (*features, training_set_table(grain, has_market), scores_table(grain), reasons_table(grain))
+    features = (USER_FEATURES, user_item_table(has_crowd), MARKET_FEATURES)
+    return (*features, training_set_table(grain, has_market, has_crowd), scores_table(grain), reasons_table(grain))
 
 
-def training_set_table(grain: str, has_market: bool) -> Table:
+def training_set_table(grain: str, has_market: bool, has_crowd: bool = False) -> Table:
     """`gold/training_set`: features as of D, the label of (D, D + H], the slice and the sampling weight."""
     key = grain_key(grain)
     return Table(
@@ -200,7 +257,7 @@ def training_set_table(grain: str, has_market: bool) -> Table:
         key,
         (
             *key_columns(*key),
-            *(feature.column for feature in model_features(grain, has_market)),
+            *(feature.column for feature in model_features(grain, has_market, has_crowd)),
             Column("label", T.IntegerType(), "1 = purchased in (D, D + H] and not wholly undone; else 0"),
             Column("sample_weight", DOUBLE, "1 / probability with which this row was kept"),
             Column("split", STRING, "train, validation, calibration or test, by as_of_date, horizon purged between"),

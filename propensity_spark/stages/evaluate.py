@@ -28,7 +28,7 @@ def _execute(run: Run) -> Outcome:
     settings, lake = run.settings, run.lake
     challenger = load(settings, CHALLENGER)
     rival = context.rival(reports_folder(run), run.as_of, challenger.version, champion_version(settings))
-    training_set = lake.read(training_set_table(settings.grain, settings.has_market))
+    training_set = lake.read(training_set_table(settings.grain, settings.has_market, settings.has_crowd))
     test_dates = training_set.where("split = 'test'").select("as_of_date").distinct().orderBy("as_of_date")
     dates = [row["as_of_date"] for row in test_dates.collect()]
     population = lake.read(USER_FEATURES).select("user_id", "as_of_date")
@@ -95,6 +95,6 @@ STAGE = Stage(
     name="evaluate",
     promise="metrics with confidence intervals, gates, champion and challenger",
     execute=_execute,
-    reads=lambda settings: (training_set_table(settings.grain, settings.has_market),),
+    reads=lambda settings: (training_set_table(settings.grain, settings.has_market, settings.has_crowd),),
     depends_on=lambda run: {"challenger": version_of(run.settings, CHALLENGER) or "none"},
 )

@@ -13,10 +13,11 @@ from propensity_spark import __version__
 from propensity_spark.config import Settings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
+from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, features_of, user_item_table
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.label import looked_at
@@ -24,6 +25,8 @@ from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
 from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
+
+_CROWD = tuple(feature.name for feature in features_of("crowd"))
 
 
 def _execute(run: Run) -> Outcome:
@@ -62,7 +65,7 @@ def days_of(run: Run, new: Sequence[str] = ()) -> Days:
     first_event = _visible(run, ACTIVITY).agg(F.min("event_date").alias("day")).where("day IS NOT NULL")
     parts = {"first event": first_event.withColumn("at", F.lit(None).cast("timestamp"))}
     for table in (*_user_tables(run.settings), *([MARKET_FEATURES] if run.settings.has_market else [])):
-        parts[table.full_name] = _dated(run.lake.read_or_empty(table, new), "as_of_date")
+        parts[table.full_name] = _dated(run.lake.read_or_empty(table, (*new, *_CROWD)), "as_of_date")
     if run.settings.has_market:
         parts["session"] = _dated(_visible(run, BARS).where(F.col("bar_size") == "1d"), "session_date")
     same = (F.col("config_hash") == run.settings.config_hash()) & (F.lit(bool(new)) | (F.col("code_version") == __version__))
@@ -121,15 +124,23 @@ def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -
     grid = Grid(tuple(dates))
     events = keep(live_events(activity, grid))
     spending = keep(sector_spending(events, items, grid))
+    owned, rule = None, run.settings.features.crowd
+    if run.settings.has_crowd:
+        owned = keep(ownership(live_events(dated(activity, rule), grid), grid, run.settings.candidates.held_days))
     try:
         levels = run.settings.features.risk_levels
         yield USER_FEATURES, user_features(events, activity, users, spending, grid=grid, risk_levels=levels)
         if run.settings.grain == "user_item":
             known = item_dates(events, items, grid)
             thinned = _is_thinned(run.settings) and run.as_of not in dates and not everyone
-            chosen = events.where(looked_at(run.settings.sampling)) if thinned else events
-            yield USER_ITEM_FEATURES, user_item_features(chosen, known, spending, grid, run.settings.candidates)
+            of = looked_at(run.settings.sampling) if thinned else None
+            around = None if owned is None else crowd(owned, events, users, grid, rule, of=of)
+            chosen = events if of is None else events.where(of)
+            pairs = user_item_features(chosen, known, spending, grid, run.settings.candidates, crowd=around)
+            yield user_item_table(run.settings.has_crowd), pairs
     finally:
+        if owned is not None:
+            release(owned)
         release(spending)
         release(events)
 
@@ -151,17 +162,17 @@ def on_dates(dates: Sequence[date]) -> str:
 
 
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:
-    """Replace the dates in one commit."""
-    run.lake.replace(laid_out(frame, table), table, on_dates(dates))
+    """Replace the dates in one commit. Features of the crowd may have been turned on since the table was made: it gets their columns."""
+    run.lake.replace(laid_out(frame, table), table, on_dates(dates), widen=run.settings.has_crowd)
 
 
 def laid_out(frame: DataFrame, table: Table) -> DataFrame:
     """One file per date rather than one per date and task; a date with very many pairs gets several."""
-    return frame.hint("rebalance", "as_of_date") if table is USER_ITEM_FEATURES else frame.repartition("as_of_date")
+    return frame.hint("rebalance", "as_of_date") if table.name == USER_ITEM_FEATURES.name else frame.repartition("as_of_date")
 
 
 def _user_tables(settings: Settings) -> tuple[Table, ...]:
-    return (USER_FEATURES, USER_ITEM_FEATURES) if settings.grain == "user_item" else (USER_FEATURES,)
+    return (USER_FEATURES, user_item_table(settings.has_crowd)) if settings.grain == "user_item" else (USER_FEATURES,)
 
 
 def _reads(settings: Settings) -> tuple[Table, ...]:

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import Settings
 from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, training_set_table, user_item_table
 from propensity_spark.label import labels, looked_at, purchases, require_both_classes, sampled
 from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
@@ -27,7 +27,7 @@ def _execute(run: Run) -> Outcome:
     # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
     bought = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
     bought.count()
-    table = training_set_table(settings.grain, settings.has_market)
+    table = training_set_table(settings.grain, settings.has_market, settings.has_crowd)
     try:
         lake.overwrite(_training_set(run, slices, dates, bought), table)
     finally:
@@ -54,7 +54,7 @@ def _rows(run: Run, dates: list[date]) -> DataFrame:
     on_dates = F.col("as_of_date").isin(dates)
     if run.settings.grain == "user":
         return run.lake.read(USER_FEATURES).where(on_dates)
-    return run.lake.read(USER_ITEM_FEATURES).where(on_dates & looked_at(run.settings.sampling))
+    return run.lake.read(user_item_table(run.settings.has_crowd)).where(on_dates & looked_at(run.settings.sampling))
 
 
 def _first_event(run: Run) -> date:
@@ -69,7 +69,7 @@ def reads(settings: Settings) -> tuple[Table, ...]:
     """The gold tables that the grain's matrix is made of."""
     if settings.grain == "user":
         return (USER_FEATURES,)
-    return (USER_FEATURES, USER_ITEM_FEATURES, *((MARKET_FEATURES,) if settings.has_market else ()))
+    return (USER_FEATURES, user_item_table(settings.has_crowd), *((MARKET_FEATURES,) if settings.has_market else ()))
 
 
 STAGE = Stage(
@@ -77,5 +77,5 @@ STAGE = Stage(
     promise="point-in-time join of features and future purchases, with the horizon purged between splits",
     execute=_execute,
     reads=lambda settings: (ACTIVITY, *reads(settings)),
-    writes=lambda settings: (training_set_table(settings.grain, settings.has_market),),
+    writes=lambda settings: (training_set_table(settings.grain, settings.has_market, settings.has_crowd),),
 )

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from propensity_spark.config import Settings
 from propensity_spark.errors import TableMissing
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, user_item_table
 from propensity_spark.models import load
 from propensity_spark.monitor.alerts import Seen, seen_drift, seen_performance
 from propensity_spark.monitor.drift import HISTOGRAM, Measure, counts, drift, freshness, verdict, volume
@@ -80,7 +80,7 @@ def _scored_matrix(run: Run) -> DataFrame:
     if grain == "user":
         return assemble(_of_day(run, USER_FEATURES).join(scores, key, "inner"), carry=carry)
     # Sorted by user, millions of pairs are a file of a few megabytes, by whose size Spark would send them to every worker whole.
-    pairs = _of_day(run, USER_ITEM_FEATURES).join(scores.hint("merge"), key, "inner")
+    pairs = _of_day(run, user_item_table(run.settings.has_crowd)).join(scores.hint("merge"), key, "inner")
     market = _of_day(run, MARKET_FEATURES) if run.settings.has_market else None
     return assemble(_of_day(run, USER_FEATURES), pairs, market, carry)
 

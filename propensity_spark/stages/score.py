@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.errors import GateFailed
 from propensity_spark.features.matrix import assemble
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, user_item_table
 from propensity_spark.models import CHAMPION, champion_version, load
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
@@ -22,7 +22,7 @@ from propensity_spark.stages.label import reads
 def _execute(run: Run) -> Outcome:
     settings, table = run.settings, scores_table(run.settings.grain)
     model = load(settings, CHAMPION)
-    candidates = _as_of(run, USER_ITEM_FEATURES if settings.grain == "user_item" else USER_FEATURES)
+    candidates = _as_of(run, user_item_table(settings.has_crowd) if settings.grain == "user_item" else USER_FEATURES)
     chosen = eligible(candidates, settings.score, partial(as_known, settings))
     if chosen.isEmpty():
         raise GateFailed(

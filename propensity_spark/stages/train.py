@@ -15,7 +15,7 @@ from propensity_spark.train.version import fingerprint, rows_per_second
 
 def _execute(run: Run) -> Outcome:
     settings = run.settings
-    table = training_set_table(settings.grain, settings.has_market)
+    table = training_set_table(settings.grain, settings.has_market, settings.has_crowd)
     training_set = run.lake.read(table)
     counts = require_both_classes(training_set)
     rows_in = sum(counts.values())
@@ -24,7 +24,7 @@ def _execute(run: Run) -> Outcome:
     if version is not None:
         return Outcome(rows_in, 0, note=f"version {version} comes from these very rows, settings and code: it is the challenger again")
     inputs = run.lake.versions((table, *feature_tables(settings), ACTIVITY))
-    features = [feature.name for feature in model_features(settings.grain, settings.has_market)]
+    features = [feature.name for feature in model_features(settings.grain, settings.has_market, settings.has_crowd)]
     model, trials = challenger(training_set, features, settings, inputs)
     best = trials[0]
     run.say(f"{best.rounds} rounds, validation log loss {best.validation_log_loss:.6f}, best of {len(trials)}")
@@ -57,5 +57,5 @@ STAGE = Stage(
     name="train",
     promise="distributed XGBoost, tuned, calibrated on a later slice, logged to MLflow with data versions",
     execute=_execute,
-    reads=lambda settings: (training_set_table(settings.grain, settings.has_market),),
+    reads=lambda settings: (training_set_table(settings.grain, settings.has_market, settings.has_crowd),),
 )

@@ -9,7 +9,7 @@ from propensity_spark.schemas import BRONZE, DELIVERIES, OPS, QUARANTINE, SILVER
 
 def _execute(run: Run) -> Outcome:
     settings = run.settings
-    gold = gold_tables(settings.grain, settings.has_market)
+    gold = gold_tables(settings.grain, settings.has_market, settings.has_crowd)
     tables = (*BRONZE.values(), DELIVERIES, *SILVER.values(), QUARANTINE, *gold, *OPS.values())
     there = [table for table in tables if run.lake.exists(table)]
     for table in there:

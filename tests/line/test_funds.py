@@ -13,14 +13,16 @@ from line_support import Finished, run, small_settings
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from propensity_spark.features.registry import USER_FEATURES, USER_ITEM_FEATURES, training_set_table
+from propensity_spark.features.registry import USER_FEATURES, features_of, training_set_table, user_item_table
 from propensity_spark.label import looked_at
 from propensity_spark.line import run_line, stage_named
+from propensity_spark.models import CHAMPION, load
 from propensity_spark.publish import verify
 from propensity_spark.schemas import ACTIVITY, scores_table
 
 DATA = Path(os.environ.get("PROPENSITY_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 AS_OF = date(2020, 12, 17)
+PAIRS, TRAINING_SET = user_item_table(has_crowd=True), training_set_table("user_item", has_market=False, has_crowd=True)
 FEW = (
     "sampling.user_share=0.5",
     "train.rounds=20",
@@ -56,7 +58,7 @@ def known(pairs: pd.DataFrame, day: date) -> pd.DataFrame:
 def test_time_is_split_on_the_days_before_bounds_alone(finished: Finished, raw: dict[str, pd.DataFrame]) -> None:
     bounds = {date.fromisoformat(text) - timedelta(days=1) for text in raw["acquisitions"]["before_date"]}
     assert {*(finished.settings.schedule.listed_dates or ()), AS_OF} <= bounds
-    stored = {row[0] for row in finished.lake.read(USER_ITEM_FEATURES).select("as_of_date").distinct().collect()}
+    stored = {row[0] for row in finished.lake.read(PAIRS).select("as_of_date").distinct().collect()}
     assert AS_OF in stored
     assert len(stored) > 3
 
@@ -76,7 +78,7 @@ def test_everyone_is_scored_for_all_items_known_but_those_held(finished: Finishe
 
 
 def test_labels_are_the_acquisitions_that_began_in_the_window(finished: Finished, raw: dict[str, pd.DataFrame]) -> None:
-    training_set = finished.lake.read(training_set_table("user_item", False))
+    training_set = finished.lake.read(TRAINING_SET)
     found = training_set.where("label = 1").select("user_id", "item_id", "as_of_date", "split").toPandas()
     chosen = {row[0] for row in finished.lake.read(ACTIVITY).where(looked_at(finished.settings.sampling)).select("user_id").collect()}
     dates = sorted(found["as_of_date"].unique())
@@ -99,6 +101,18 @@ def test_labels_are_the_acquisitions_that_began_in_the_window(finished: Finished
     assert users.where("slices > 1").isEmpty()
 
 
+def test_the_crowd_is_everyone_though_training_looks_at_a_share_of_the_users(finished: Finished, raw: dict[str, pd.DataFrame]) -> None:
+    pairs, day = raw["acquisitions"], date(2020, 6, 11)
+    owners = known(pairs, day)["ISIN"].value_counts()
+    stored = finished.lake.read(PAIRS).where(F.col("as_of_date") == F.lit(day)).select("item_id", "item_owners").distinct().toPandas()
+    assert len(stored) > 100
+    assert stored["item_owners"].tolist() == [owners.get(item, 0) for item in stored["item_id"]]
+    features = {feature.name for feature in features_of("crowd")}
+    assert features < set(load(finished.settings, CHAMPION).features)
+    links = finished.lake.read(PAIRS).groupBy("as_of_date").agg(F.max("co_purchase_lately").alias("most")).where("most > 0")
+    assert links.count() == finished.lake.read(PAIRS).select("as_of_date").distinct().count()
+
+
 def test_no_profile_of_the_future_is_in_the_features(finished: Finished, raw: dict[str, pd.DataFrame]) -> None:
     first = raw["customer"].groupby("customerID")["timestamp"].min()
     levels = (
@@ -118,7 +132,7 @@ def test_a_training_date_that_is_scored_later_gets_everyone(finished: Finished, 
     day = date(2020, 6, 11)
 
     def users() -> int:
-        return finished.lake.read(USER_ITEM_FEATURES).where(F.col("as_of_date") == F.lit(day)).select("user_id").distinct().count()
+        return finished.lake.read(PAIRS).where(F.col("as_of_date") == F.lit(day)).select("user_id").distinct().count()
 
     everyone = known(raw["acquisitions"], day)["customerID"].nunique()
     assert 0 < users() < 0.7 * everyone

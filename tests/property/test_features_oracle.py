@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from silver_data import DATES, activity, frame, items, market, users
 
-from propensity_spark.config import CandidateSettings
-from propensity_spark.features import affinity, candidates, rfm
+from propensity_spark.config import CandidateSettings, CrowdSettings
+from propensity_spark.features import affinity, candidates, crowd, rfm
 from propensity_spark.features import market as market_module
 from propensity_spark.features.events import live_events
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, user_item_table
 from propensity_spark.features.windows import Grid
+from propensity_spark.platform import keep
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS, Table
 
 Row = dict[str, Any]
@@ -92,6 +93,41 @@ def test_user_item_features(
     found = candidates.user_item_features(live, known, spending, grid, chosen)
     expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
     check(found, expected, USER_ITEM_FEATURES)
+
+
+@settings(FEW, max_examples=6)
+@given(
+    GRIDS,
+    activity(),
+    st.none() | users(),
+    st.sampled_from([90, 365, 3650]),
+    st.builds(
+        CrowdSettings,
+        age_from=st.sampled_from(["event", "known"]),
+        max_items=st.sampled_from([2, 3, 9]),
+        min_users=st.sampled_from([1, 2]),
+        neighbours=st.sampled_from([1, 2, 9]),
+    ),
+)
+def test_features_of_the_crowd(
+    spark: SparkSession, dates: list[date], events: list[Row], profiles: list[Row] | None, held_days: int, rule: CrowdSettings
+) -> None:
+    grid = Grid(tuple(dates))
+    chosen = CandidateSettings(all_items=True, held_days=held_days)
+    silver = frame(spark, events, ACTIVITY)
+    live = live_events(silver, grid)
+    spending, known = affinity.sector_spending(live, None, grid), affinity.item_dates(live, None, grid)
+    owned = keep(crowd.ownership(live_events(crowd.dated(silver, rule), grid), grid, held_days))
+    around = crowd.crowd(owned, live, None if profiles is None else frame(spark, profiles, USERS), grid, rule)
+    found = candidates.user_item_features(live, known, spending, grid, chosen, crowd=around)
+    expected = [
+        row
+        for day in dates
+        for row in oracle.with_crowd(
+            oracle.user_item_features(events, None, day, chosen.model_dump()), events, profiles, day, held_days, rule.model_dump()
+        )
+    ]
+    check(found, expected, user_item_table(has_crowd=True))
 
 
 @FEW

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from silver_data import DATES, activity, frame, items, market, users
 
-from propensity_spark.config import CandidateSettings
+from propensity_spark.config import CandidateSettings, CrowdSettings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
+from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.rfm import user_features
@@ -23,6 +24,8 @@ from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, U
 Row = dict[str, Any]
 FEW = settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 CANDIDATES = CandidateSettings(popular_items=2, affine_sectors=1, items_per_affine_sector=1)
+
+CROWD = CrowdSettings(min_users=1, age_from="known")
 
 
 def until(rows: Iterable[Row], day: date) -> list[Row]:
@@ -60,7 +63,9 @@ def test_user_and_pair_features_do_not_see_the_future(
         spending = sector_spending(live, item_frame, grid)
         of_users = user_features(live, silver, frame(spark, profiles, USERS), spending, grid=grid, risk_levels=("low", "medium", "high"))
         known = item_dates(live, item_frame, grid)
-        return rows_of(of_users), rows_of(user_item_features(live, known, spending, grid, CANDIDATES))
+        owned = ownership(live_events(dated(silver, CROWD), grid), grid, CANDIDATES.held_days)
+        around = crowd(owned, live, frame(spark, profiles, USERS), grid, CROWD)
+        return rows_of(of_users), rows_of(user_item_features(live, known, spending, grid, CANDIDATES, crowd=around))
 
     past = features(until(events, day), until(profiles[0], day), until(catalogues[0], day))
     # Own rows that come later (corrections, deletions, late arrivals), new events of the same users, other attributes.

@@ -218,6 +218,7 @@ def test_the_command(
     monkeypatch.setattr(cli, "start_logging", lambda *_: None)
     asked = ["explain-change", "--user", "u", "--item", "a", "--from", str(FROM), "--to", str(TO)]
     asked += ["--dataset", "funds", "--set", f"lake.root={gold.root}", "--set", "mlflow.model_name=propensity"]
+    asked += ["--set", "features.crowd.enabled=false"]
     assert cli.main([*asked, "--json"]) == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["model"] == {"name": "propensity", "version": "4"}

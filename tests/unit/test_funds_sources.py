@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from far_trans import write_few
 from line_support import Finished, run, small_settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from benchmarks.far_trans import features as benchmark_features
+from benchmarks.far_trans_model import FEATURES, Windows
 from propensity_spark.config import Settings
 from propensity_spark.errors import NotEnoughHistory
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
+from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
+from propensity_spark.features.registry import USER_ITEM_FEATURES, features_of, user_item_table
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import purchases
@@ -139,3 +144,51 @@ def test_a_label_sees_what_began_after_the_date_and_only_when_all_of_it_is_known
     }
     with pytest.raises(NotEnoughHistory, match="window of 2020-02-19 closes on 2020-08-16"):
         purchases(activity, [EVE], settings.label, grain="user_item", as_of=date(2020, 8, 15))
+
+
+def test_features_of_the_crowd_are_there_when_they_are_turned_on_and_gone_when_they_are_off(silver: Finished, spark: SparkSession) -> None:
+    """On one lake, one after the other: the table gets the columns, and what the model sees without them is what it was."""
+
+    def features(enabled: bool) -> list[dict[str, Any]]:
+        of_crowd = silver.settings.features.crowd.model_copy(update={"enabled": enabled})
+        chosen = silver.settings.features.model_copy(update={"crowd": of_crowd})
+        settings = silver.settings.model_copy(update={"features": chosen})
+        lake = run(spark, settings, NEXT_EVE, stages=[stage_named("features")]).lake
+        return sorted((row.asDict() for row in lake.read(user_item_table(settings.has_crowd)).collect()), key=repr)
+
+    names = [feature.name for feature in features_of("crowd")]
+    without, with_crowd, again = features(False), features(True), features(False)
+    assert without == again
+    assert list(without[0]) == USER_ITEM_FEATURES.column_names
+    assert [{name: value for name, value in row.items() if name not in names} for row in with_crowd] == without
+    assert all(row[name] is not None for row in with_crowd for name in ("item_owners", "item_lately_share", "co_purchase_lately"))
+
+
+def test_the_benchmark_has_the_features_that_the_product_stores(silver: Finished) -> None:
+    """It puts them together as matrices instead of joining them to millions of pairs."""
+    grid = Grid((EVE, NEXT_EVE))
+    bounds = [day + timedelta(days=1) for day in grid.dates]
+    rule = silver.settings.features.crowd.model_copy(update={"min_users": 1})
+    chosen = silver.settings.features.model_copy(update={"crowd": rule})
+    parts = benchmark_features(silver.settings.model_copy(update={"features": chosen}), silver.lake, bounds)
+    frames = {name: frame.toPandas() for name, frame in parts.items()}
+    by_position = {(name, at): frame[frame["position"] == at] for name, frame in frames.items() for at in range(len(bounds))}
+    acquired = silver.lake.read(ACTIVITY).select("user_id", "item_id", "event_date", "visible_date").toPandas()
+    events, items = live_events(silver.lake.read(ACTIVITY), grid), silver.lake.read(ITEMS)
+    owned = ownership(live_events(dated(silver.lake.read(ACTIVITY), rule), grid), grid, 3650)
+    around = crowd(owned, events, silver.lake.read(USERS), grid, rule)
+    known, spending = item_dates(events, items, grid), sector_spending(events, items, grid)
+    stored = user_item_features(events, known, spending, grid, silver.settings.candidates, crowd=around).collect()
+    names = [name for name in FEATURES if name != "recency_days"]
+    compared = 0
+    for bound, eve in zip(bounds, grid.dates, strict=True):
+        windows = Windows(acquired, bounds, by_position)
+        seen = windows.seen(bound, sorted(windows.having(bound)))
+        for row in (row for row in stored if row["as_of_date"] == eve and row["item_id"] in seen.items):
+            pair = seen.customers.get_loc(row["user_id"]), seen.items.get_loc(row["item_id"])
+            assert seen.candidates[pair]
+            expected = [np.nan if row[name] is None else row[name] for name in names]
+            found = [seen.values[pair][FEATURES.index(name)] for name in names]
+            assert found == pytest.approx(expected, nan_ok=True), (row["user_id"], row["item_id"], eve)
+            compared += 1
+    assert compared > 3

@@ -13,6 +13,7 @@ from propensity_spark.features.registry import (
     features_of,
     model_features,
     training_set_table,
+    user_item_table,
 )
 from propensity_spark.schemas import OPS, Table
 
@@ -51,6 +52,19 @@ def test_the_pairs_grain_adds_the_pair_and_the_market_where_there_is_one() -> No
 def test_what_only_people_read_is_stored_but_not_learnt_from() -> None:
     assert "rfm_segment" in USER_FEATURES.column_names
     assert "rfm_segment" not in names("user_item", has_market=True)
+
+
+def test_features_of_the_crowd_are_columns_only_where_they_are_turned_on() -> None:
+    """Null columns would be no harm to read, but the trees' column sampling draws them, and the model gets worse."""
+    crowd = [feature.name for feature in features_of("crowd")]
+    assert user_item_table(has_crowd=False) is USER_ITEM_FEATURES
+    assert user_item_table(has_crowd=True).column_names == [*USER_ITEM_FEATURES.column_names, *crowd]
+    for has_market in (False, True):
+        without = names("user_item", has_market)
+        assert not set(crowd) & set(without)
+        assert [feature.name for feature in model_features("user_item", has_market, has_crowd=True)] == [*without, *crowd]
+        assert set(crowd) < set(training_set_table("user_item", has_market, has_crowd=True).column_names)
+    assert [feature.name for feature in model_features("user", False, has_crowd=True)] == names("user", has_market=False)
 
 
 @pytest.mark.parametrize("table", [MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES], ids=lambda table: table.name)
