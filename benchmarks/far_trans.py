@@ -102,8 +102,8 @@ def features(settings: Settings, lake: Lake, bounds: Sequence[date]) -> dict[str
         for trait in ALIKE
     }
     return {
-        "known": item_dates(events, lake.read(ITEMS), grid).select("item_id", "position", "item_buyers_30d", "item_buyers_90d"),
-        "items": items.select("item_id", "position", "item_owners", "item_lately"),
+        "known": item_dates(events, lake.read(ITEMS), grid).select("item_id", "position"),
+        "items": items.select("item_id", "position", "item_lately"),
         "links": item_links(owned, grid, settings.features.crowd),
         "people": people.select("user_id", "position", *(F.col(trait).cast("string") for trait in ALIKE)),
         **alike,

@@ -24,10 +24,9 @@ HORIZON = 166
 OTHERS = 0.05  # of the customers who acquire nothing in the window, drawn for the unconditional question
 PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 FEATURES = [
-    *("item_buyers_30d", "item_buyers_90d", "item_owners", "item_lately_share"),
-    *("items_held", "recency_days", "co_purchase_lately", *ALIKE.values()),
+    *("item_lately_share", "items_held", "recency_days", "co_purchase_lately", *ALIKE.values()),
 ]
-TERMS = ["link", "bought lately", "owners", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
+TERMS = ["link", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
 MODEL, LINK = "model", "co_purchase_lately"
 RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 40
 Array = NDArray[np.float32]
@@ -104,7 +103,6 @@ class Windows:
     def _values(self, bound: date, who: pd.Index, of_items: pd.DataFrame, owned: Floats) -> Array:
         """The features as `with_crowd` joins them to each pair, (customers, items, FEATURES), of which the caller adds `recency_days`."""
         at, items = self.bounds.index(bound), of_items.index
-        known = self.parts["known", at].set_index("item_id").reindex(items).fillna(0)
         links = self.parts["links", at]
         near = np.zeros((len(items), len(items)))
         near[items.get_indexer(pd.Index(links["item_id"])), items.get_indexer(pd.Index(links["other_id"]))] = links["link"]
@@ -112,8 +110,6 @@ class Windows:
         lately = of_items["item_lately"].to_numpy(float)
         everyone = lately / lately.sum()
         features: dict[str, Any] = {
-            **{name: known[name].to_numpy(float) for name in ("item_buyers_30d", "item_buyers_90d")},
-            "item_owners": of_items["item_owners"].to_numpy(float),
             "item_lately_share": everyone,
             "items_held": owned.sum(axis=1, keepdims=True),
             "co_purchase_lately": linked / np.maximum(linked.sum(axis=1, keepdims=True), 1e-12),
@@ -144,12 +140,9 @@ def _terms(values: Array, candidates: Flags) -> Array:
     """What the model is linear in: logarithms, the link against the customer's best, shares of those alike against everyone's."""
     of = {name: values[:, :, place].astype(float) for place, name in enumerate(FEATURES)}
     best = np.where(candidates, of[LINK], 0.0).max(axis=1, keepdims=True)
-    recent = of["item_buyers_30d"] + of["item_buyers_90d"]
     everyone = np.log(of["item_lately_share"] + 1e-4)
     terms = [
         np.log(of[LINK] / np.maximum(best, 1e-12) + 1e-3),
-        np.log(recent / np.maximum(recent.sum(axis=1, keepdims=True), 1.0) + 1e-4),
-        np.log1p(of["item_owners"]),
         *(np.nan_to_num(np.log(of[name] + 1e-4) - everyone) for name in ALIKE.values()),
     ]
     return np.stack(terms, axis=2).astype(np.float32)

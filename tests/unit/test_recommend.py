@@ -63,8 +63,8 @@ def windows() -> Windows:
         ("nothing", "new", date(2020, 1, 14), date(2020, 1, 26)),  # nothing of theirs is known
     ]
     parts = {
-        "known": [{"item_id": item, "item_buyers_30d": 1, "item_buyers_90d": 2} for item in ("listed", "new", "odd", "old")],
-        "items": [{"item_id": item, "item_owners": owners, "item_lately": owners} for item, owners in (("new", 1), ("odd", 1), ("old", 2))],
+        "known": [{"item_id": item} for item in ("listed", "new", "odd", "old")],
+        "items": [{"item_id": item, "item_lately": owners} for item, owners in (("new", 1), ("odd", 1), ("old", 2))],
         "links": [{"item_id": "old", "other_id": "new", "link": 3}, {"item_id": "old", "other_id": "odd", "link": 1}],
         "people": [{"user_id": user, "size": "0", "risk_tolerance": risk} for user, risk in (("has", "low"), ("late", None))],
         "size": [{"item_id": "old", "value": "0", "lately": 2}],
@@ -82,7 +82,6 @@ def test_the_features_of_a_pair_are_put_together_from_their_parts() -> None:
     assert (list(seen.items), seen.candidates.tolist()) == (["new", "odd", "old"], [[True, True, False], [True, True, False]])
     of_pair = {name: seen.values[0, 0, FEATURES.index(name)] for name in FEATURES}
     expected = {
-        **{"item_buyers_30d": 1, "item_buyers_90d": 2, "item_owners": 1},
         **{"item_lately_share": 0.25, "co_purchase_lately": 0.75, "items_held": 1},
         **{"recency_days": (date(2020, 1, 13) - date(2018, 1, 2)).days},
         **{"size_lately_share": (0 + 20 * 0.25) / 22, "risk_lately_share": 0.25},  # nobody else is of low risk
