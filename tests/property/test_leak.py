@@ -19,6 +19,7 @@ from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
+from propensity_spark.platform import keep
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS
 
 Row = dict[str, Any]
@@ -63,7 +64,7 @@ def test_user_and_pair_features_do_not_see_the_future(
         spending = sector_spending(live, item_frame, grid)
         of_users = user_features(live, silver, frame(spark, profiles, USERS), spending, grid=grid, risk_levels=("low", "medium", "high"))
         known = item_dates(live, item_frame, grid)
-        owned = ownership(live_events(dated(silver, CROWD), grid), grid, CANDIDATES.held_days)
+        owned = keep(ownership(live_events(dated(silver, CROWD), grid), grid, CANDIDATES.held_days))
         around = crowd(owned, live, frame(spark, profiles, USERS), grid, CROWD)
         return rows_of(of_users), rows_of(user_item_features(live, known, spending, grid, CANDIDATES, crowd=around))
 
