@@ -3,8 +3,8 @@
 `python -m benchmarks.far_trans --data DIR` (make bench-far-trans DATA=DIR). On each of 14 dates t, seen from the eve of t, a customer is
 evaluated who has something and for whom an acquisition of something new has its whole interval within [t, t + 166 days]; candidates are
 all assets known by the eve that the customer does not have. Models are fitted anew for each date, on intervals that had ended by it.
-nDCG@10, mean over customers, then over dates; intervals by a bootstrap over customers. The 15th date comes after what was looked at
-when the features were chosen, and is not in the mean.
+nDCG@10, mean over customers, then over dates; intervals by a bootstrap over customers. The 15th date is not in the mean, and is shown
+beside it.
 """
 
 from __future__ import annotations

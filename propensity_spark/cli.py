@@ -36,6 +36,7 @@ from propensity_spark.console import (
     closing_facts,
     closing_table,
     plan_lines,
+    reproduced_lines,
 )
 from propensity_spark.errors import ConfigurationError, PropensityError, SourceMissing, WrongVersion
 from propensity_spark.logs import log_file, log_folder, start_logging, stderr_to
@@ -60,6 +61,7 @@ COMMANDS = {
     "backfill": "add new features to every date that gold has, without computing the others again",
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
+    "reproduce": "make a registered model again from the table versions it was made from, and hold it against the registered one",
     "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",
     "table": "a table of one's own, one row per customer: train on it, evaluate, score another",
     "forget": "remove persons from every table, quarantine and published run, and prove it",
@@ -101,10 +103,8 @@ def _with_settings(options: argparse.Namespace) -> int:
     if options.command == "settings":
         _show(yaml.safe_dump(settings.shown(), sort_keys=False, allow_unicode=True).rstrip())
         return 0
-    if options.command == "rollback":
-        return _rollback(settings, options)
-    if options.command == "explain-change":
-        return _explain_change(settings, options)
+    if beside := {"rollback": _rollback, "explain-change": _explain_change, "reproduce": _reproduce}.get(options.command):
+        return beside(settings, options)
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "experiment":
         return _experiment(settings, as_of, options)
@@ -213,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     parsers["explain-change"].add_argument("--user", required=True, help="user_id")
     parsers["explain-change"].add_argument("--item", help="item_id (grain user_item; default: the user's first in rank on the second date)")
     parsers["explain-change"].add_argument("--json", action="store_true", help="the numbers as JSON")
+    parsers["reproduce"].add_argument("--model-version", metavar="N", help="version in the registry (default: the champion)")
     for command, first, last in (("explain-change", "earlier", "later"), ("dates", "first", "last")):
         parsers[command].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help=f"{first} date")
         parsers[command].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help=f"{last} date, included")
@@ -380,6 +381,22 @@ def _explain_change(settings: Settings, options: argparse.Namespace) -> int:
         console.width = 140
     console.print(change_table(found))
     return 0
+
+
+def _reproduce(settings: Settings, options: argparse.Namespace) -> int:
+    if options.model_version is not None and not options.model_version.isdigit():
+        raise ConfigurationError(f"--model-version {options.model_version!r}: expected a number, such as 3")
+    from propensity_spark.models import CHAMPION, require_store
+
+    require_store(settings)
+    start_logging(log_folder(settings), options.verbose)
+    spark = _session(settings, options.verbose)
+    from propensity_spark.reproduce import reproduce
+
+    found = reproduce(spark, settings, options.model_version or CHAMPION)
+    for line in reproduced_lines(found):
+        _show(line)
+    return 0 if found.is_same else 1
 
 
 def _experiment(settings: Settings, as_of: date, options: argparse.Namespace) -> int:

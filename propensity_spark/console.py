@@ -1,4 +1,5 @@
-"""What a person sees: progress on a terminal (plain lines elsewhere), the closing table, what became of a score, experiments."""
+"""What a person sees: progress on a terminal (plain lines elsewhere), the closing table, what became of a score, experiments,
+a model made again."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from propensity_spark.run import Outcome
 if TYPE_CHECKING:
     from propensity_spark.evaluate.change import Change
     from propensity_spark.evaluate.experiment import Analysis, Plan
+    from propensity_spark.reproduce import Reproduced
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +140,19 @@ def plan_lines(found: Plan, rule: str | None, power: float) -> list[str]:
         f"to see a relative effect of {found.effect:+.1%} with power {power:.0%}: {found.needed:,} users in both arms together, {enough}",
         f"with the whole audience: power {found.power_with_all:.1%}; the smallest effect seen with power {power:.0%}: {smallest}",
         "assignment: " + (rule or "give the experiment a --name"),
+    ]
+
+
+def reproduced_lines(found: Reproduced) -> list[str]:
+    """What became of making a model again."""
+    model = found.model
+    rows = "the same to the last bit" if found.has_same_rows else "NOT the same as those that it was trained on"
+    parts = f"NOT the same: {', '.join(found.differs)}" if found.differs else "the same to the last bit"
+    return [
+        f"{model.name} version {model.version}, as of {found.as_of}, made by propensity-spark {found.code}",
+        f"from: {', '.join(f'{name} version {version}' for name, version in model.inputs.items())}",
+        f"training set: {found.rows:,} rows made again, {rows}",
+        f"model: {parts}",
     ]
 
 

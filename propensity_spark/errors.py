@@ -70,6 +70,12 @@ class FitFailed(PropensityError):
     then = "look at the cluster's lost workers; raise `train.deadline_seconds` or the workers' memory; run again"
 
 
+class NotReproducible(PropensityError):
+    """A model version cannot be made again: a table version it was made from is gone, or other code or an older record made it."""
+
+    then = "reproduce a version within the days that tables keep (lake.vacuum_days; Delta keeps its log for 30), with the code that made it"
+
+
 class SchemaMismatch(PropensityError):
     """A frame does not have the columns or types that its table declares."""
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -35,10 +35,14 @@ _CONFLICT = re.compile(r"(?:io\.)?delta\.exceptions\.\w+Exception|DELTA_(?:CONCU
 
 @dataclass(frozen=True)
 class Lake:
-    """The tables of one data set. `catalog` and `schema_name` set: Unity Catalog; else folders under `root`."""
+    """The tables of one data set. `catalog` and `schema_name` set: Unity Catalog; else folders under `root`.
+
+    `pinned`: tables that are read as they were at an earlier Delta version.
+    """
 
     spark: SparkSession
     settings: LakeSettings
+    pinned: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def root(self) -> str:
@@ -87,7 +91,7 @@ class Lake:
         """
         if not self.exists(table):
             raise TableMissing(f"{table.full_name}: no such table at {self.location(table)}; run the stage that writes it first")
-        frame = self.spark.table(self.location(table)) if self.settings.catalog else self._load(table)
+        frame = self._load(table)
         wanted = [name for name in table.column_names if name not in without]
         if missing := [name for name in wanted if name not in frame.columns]:
             features = " ".join(f"--feature {name}" for name in missing)
@@ -217,7 +221,10 @@ class Lake:
         return {table.full_name: self.version(table) for table in tables}
 
     def _load(self, table: Table) -> DataFrame:
-        return self.spark.read.format("delta").load(self.location(table))
+        reader = self.spark.read.format("delta")
+        if table.full_name in self.pinned:
+            reader = reader.option("versionAsOf", self.pinned[table.full_name])
+        return reader.table(self.location(table)) if self.settings.catalog else reader.load(self.location(table))
 
     def _delta(self, table: Table) -> DeltaTable:
         if self.settings.catalog:

@@ -27,7 +27,7 @@ from propensity_spark.score import with_probability
 from propensity_spark.train.calibrate import histograms, together
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.tune import tune
-from propensity_spark.train.version import fingerprint, rows_per_second
+from propensity_spark.train.version import content, fingerprint, rows_per_second
 
 RECORD = "table.json"
 """The document of a version that says how rows are made from a file, and which of them test."""
@@ -76,9 +76,9 @@ def train(
         training_set = divided(rows, columns, slices)
         by_slice = require_both_classes(training_set)
         run.say(", ".join(f"{name} {by_slice[name]:,} rows" for name in reversed(by_slice)))
-        content = fingerprint(training_set, settings.config_hash() + repr(columns))
+        made_from = fingerprint(content(training_set), settings.config_hash() + repr(columns))
         folds = _cross_validated(run, training_set, columns)
-        version = registered(settings, content)
+        version = registered(settings, made_from)
         if version is not None:
             return Trained(settings.mlflow.model_name, version, False, None, columns, by_slice, slices.by, folds, notes)
         model, trials = challenger(training_set, columns.names, settings, {}, feature_types=columns.xgboost_types)
@@ -88,7 +88,7 @@ def train(
     version = register(
         settings,
         model,
-        fingerprint=content,
+        fingerprint=made_from,
         params={**best.params, "rounds": best.rounds, "label": label, "input": Path(path).name, "as_of": as_of, "code": __version__},
         metrics={
             "validation_log_loss": best.validation_log_loss,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 
 from pyspark.sql import DataFrame
@@ -16,51 +18,65 @@ from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import training_dates
 from propensity_spark.schemas import ACTIVITY, Table
+from propensity_spark.tables import Lake
 from propensity_spark.train.split import slice_of, split_dates
 
 
 def _execute(run: Run) -> Outcome:
     settings, lake = run.settings, run.lake
-    first_event = _first_event(run)
-    slices = split_dates(settings, training_dates(settings, first_event, run.as_of), first_event, run.as_of)
-    dates = sorted({day for days in slices.values() for day in days})
-    # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
-    bought = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=run.as_of))
-    bought.count()
+    slices = slices_of(lake, settings, run.as_of)
     table = training_set_table(settings.grain, settings.has_market, settings.has_crowd)
-    try:
-        lake.overwrite(_training_set(run, slices, dates, bought), table)
-    finally:
-        release(bought)
+    with training_set(lake, settings, run.as_of, slices) as rows:
+        lake.overwrite(rows, table)
     counts = require_both_classes(lake.read(table))
-    rows_in = _rows(run, dates).count()
+    rows_in = _rows(lake, settings, days_of(slices)).count()
     note = ", ".join(f"{name} {counts[name]:,} rows ({days[0]} to {days[-1]})" for name, days in slices.items())
     return Outcome(rows_in=rows_in, rows_out=sum(counts.values()), note=note)
 
 
-def _training_set(run: Run, slices: dict[str, list[date]], dates: list[date], bought: DataFrame) -> DataFrame:
-    settings, on_dates = run.settings, F.col("as_of_date").isin(dates)
-    slice_ = slice_of(slices, settings.split, settings.sampling.seed)
-    chosen = sampled(labels(_rows(run, dates), bought, settings.grain), slice_, settings.sampling, settings.grain)
-    carry = ("label", "sample_weight", "split")
-    if settings.grain == "user":
-        return assemble(chosen, carry=carry)
-    market = run.lake.read(MARKET_FEATURES).where(on_dates) if settings.has_market else None
-    return assemble(run.lake.read(USER_FEATURES).where(on_dates), chosen, market, carry)
+def slices_of(lake: Lake, settings: Settings, as_of: date) -> dict[str, list[date]]:
+    """The as-of dates of each slice, as far as events and matured labels go by `as_of`."""
+    first_event = _first_event(lake, as_of)
+    return split_dates(settings, training_dates(settings, first_event, as_of), first_event, as_of)
 
 
-def _rows(run: Run, dates: list[date]) -> DataFrame:
+def days_of(slices: Mapping[str, Sequence[date]]) -> list[date]:
+    return sorted({day for days in slices.values() for day in days})
+
+
+@contextmanager
+def training_set(lake: Lake, settings: Settings, as_of: date, slices: Mapping[str, Sequence[date]]) -> Iterator[DataFrame]:
+    """The rows of gold/training_set, made of gold's features and of the purchases that were visible as of `as_of`."""
+    dates = days_of(slices)
+    # Cached and counted: Spark then knows how few they are, and joins them without shuffling every candidate.
+    bought = keep(purchases(lake.read(ACTIVITY), dates, settings.label, grain=settings.grain, as_of=as_of))
+    bought.count()
+    try:
+        on_dates = F.col("as_of_date").isin(dates)
+        slice_ = slice_of(slices, settings.split, settings.sampling.seed)
+        chosen = sampled(labels(_rows(lake, settings, dates), bought, settings.grain), slice_, settings.sampling, settings.grain)
+        carry = ("label", "sample_weight", "split")
+        if settings.grain == "user":
+            yield assemble(chosen, carry=carry)
+        else:
+            market = lake.read(MARKET_FEATURES).where(on_dates) if settings.has_market else None
+            yield assemble(lake.read(USER_FEATURES).where(on_dates), chosen, market, carry)
+    finally:
+        release(bought)
+
+
+def _rows(lake: Lake, settings: Settings, dates: Sequence[date]) -> DataFrame:
     """One row per candidate of the users looked at (grain user: per user) on the dates."""
-    on_dates = F.col("as_of_date").isin(dates)
-    if run.settings.grain == "user":
-        return run.lake.read(USER_FEATURES).where(on_dates)
-    return run.lake.read(user_item_table(run.settings.has_crowd)).where(on_dates & looked_at(run.settings.sampling))
+    on_dates = F.col("as_of_date").isin(list(dates))
+    if settings.grain == "user":
+        return lake.read(USER_FEATURES).where(on_dates)
+    return lake.read(user_item_table(settings.has_crowd)).where(on_dates & looked_at(settings.sampling))
 
 
-def _first_event(run: Run) -> date:
-    row = run.lake.read(ACTIVITY).where(F.col("visible_date") <= F.lit(run.as_of)).agg(F.min("event_date")).first()
+def _first_event(lake: Lake, as_of: date) -> date:
+    row = lake.read(ACTIVITY).where(F.col("visible_date") <= F.lit(as_of)).agg(F.min("event_date")).first()
     if row is None or row[0] is None:
-        raise NotEnoughHistory(f"silver/activity: no event is visible as of {run.as_of}; load earlier events or choose a later as-of date")
+        raise NotEnoughHistory(f"silver/activity: no event is visible as of {as_of}; load earlier events or choose a later as-of date")
     first: date = row[0]
     return first
 

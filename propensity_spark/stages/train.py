@@ -10,7 +10,7 @@ from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.stages.label import reads as feature_tables
 from propensity_spark.train.challenger import challenger
-from propensity_spark.train.version import fingerprint, rows_per_second
+from propensity_spark.train.version import TRAINING_ROWS, content, fingerprint, rows_per_second
 
 
 def _execute(run: Run) -> Outcome:
@@ -19,8 +19,9 @@ def _execute(run: Run) -> Outcome:
     training_set = run.lake.read(table)
     counts = require_both_classes(training_set)
     rows_in = sum(counts.values())
-    content = fingerprint(training_set, settings.config_hash())
-    version = registered(settings, content)
+    rows = content(training_set)
+    made_from = fingerprint(rows, settings.config_hash())
+    version = registered(settings, made_from)
     if version is not None:
         return Outcome(rows_in, 0, note=f"version {version} comes from these very rows, settings and code: it is the challenger again")
     inputs = run.lake.versions((table, *feature_tables(settings), ACTIVITY))
@@ -31,8 +32,12 @@ def _execute(run: Run) -> Outcome:
     version = register(
         settings,
         model,
-        fingerprint=content,
-        params={**best.params, "rounds": best.rounds, "label": model.label.model_dump_json(), "as_of": run.as_of, "code": __version__},
+        fingerprint=made_from,
+        params={
+            **best.params,
+            **{"rounds": best.rounds, "label": model.label.model_dump_json()},
+            **{"as_of": run.as_of, "code": __version__, TRAINING_ROWS: rows},
+        },
         metrics={
             "validation_log_loss": best.validation_log_loss,
             "threshold": model.threshold,

@@ -12,6 +12,8 @@ from pyspark.sql import functions as F
 from propensity_spark import __version__
 from propensity_spark.predictor import PropensityModel
 
+TRAINING_ROWS = "training_rows"
+"""Parameter that keeps the `content` of the training set."""
 _TIMED_ROWS = 20_000
 
 
@@ -24,7 +26,12 @@ def rows_per_second(model: PropensityModel) -> float:
     return _TIMED_ROWS / (time.perf_counter() - started)
 
 
-def fingerprint(training_set: DataFrame, config_hash: str) -> str:
-    """Hash of the training set's content, the settings and the code: the same three give the same model."""
+def content(training_set: DataFrame) -> str:
+    """Hash of the rows, whatever their order, to the last bit."""
     row = training_set.agg(F.count("*"), F.bit_xor(F.xxhash64(*training_set.columns))).first()
-    return hashlib.sha256(repr((tuple(row or ()), config_hash, __version__)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(tuple(row or ())).encode()).hexdigest()[:32]
+
+
+def fingerprint(rows: str, config_hash: str) -> str:
+    """Hash of the training set's `content`, the settings and the code: the same three give the same model."""
+    return hashlib.sha256(repr((rows, config_hash, __version__)).encode()).hexdigest()[:32]

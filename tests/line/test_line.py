@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
+from urllib.parse import urlparse
 
 import pandas as pd
 import pytest
@@ -17,11 +19,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
-from propensity_spark.errors import ChallengerRefused, ConfigurationError, SchemaMismatch
+from propensity_spark.errors import ChallengerRefused, ConfigurationError, NotReproducible, SchemaMismatch
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features, training_set_table
 from propensity_spark.line import STAGES, run_line, stage_named
 from propensity_spark.models import CHAMPION, champion_version, load
 from propensity_spark.publish import verify
+from propensity_spark.reproduce import reproduce
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
 from propensity_spark.stages import monitor, score
@@ -125,6 +128,31 @@ def test_day_by_day_gives_what_a_rebuild_gives(finished: Finished, spark: SparkS
         assert {NEXT_DAY} < {row[0] for row in common.collect()}
         assert mine.exceptAll(theirs).isEmpty()
         assert theirs.exceptAll(mine).isEmpty()
+
+
+def test_the_champion_is_made_again_from_the_tables_as_they_were(finished: Finished, spark: SparkSession, tmp_path: Path) -> None:
+    """Gold and settings have changed since; then one of the versions is gone."""
+    root = tmp_path / "lake"
+    shutil.copytree(finished.lake.root, root)
+    settings = small_settings(tmp_path, *SMALL, "label.horizon_days=3", "sampling.negative_share=0.01")
+    lake, table = Lake(spark, settings.lake), training_set_table("user_item", True)
+    lake.overwrite(lake.read(USER_FEATURES).withColumn("tenure_days", F.col("tenure_days") + 1), USER_FEATURES)
+    lake.overwrite(lake.read(table).limit(10), table)
+    found = reproduce(spark, settings)
+    assert (found.has_same_rows, found.differs) == (True, ())
+    assert (found.rows, found.as_of) == (finished.lake.read(table).count(), AS_OF)
+
+    pinned = replace(found.model, inputs={**found.model.inputs, "gold/user_features": lake.version(USER_FEATURES)})
+    with patch("propensity_spark.reproduce.load", return_value=pinned):
+        other = reproduce(spark, settings)
+    assert (other.is_same, other.has_same_rows, "booster" in other.differs) == (False, False, True)
+
+    for file in Lake(spark, settings.lake, found.model.inputs).read(MARKET_FEATURES).inputFiles():
+        Path(urlparse(file).path).unlink()
+    with pytest.raises(
+        NotReproducible, match=r"version 1, .*expected the table versions it was made from .*gold/market_features \d+.*gone"
+    ):
+        reproduce(spark, settings)
 
 
 def test_a_new_feature_comes_to_a_lake_with_history_and_the_champion_goes_on_without_it(
