@@ -67,8 +67,9 @@ def _publish(lake: Lake, chosen: Settings) -> None:
         for shift in (0.0, 0.1):  # the first run of each date is not current any more
             of_day = _shifted(scores, day, shift)
             publish_scores(of_day, chosen.publish.uri, day, grain="user", provenance=PROVENANCE, files=2)
-    of_scores = {name: F.col(name) for name in scores.columns}
-    lake.overwrite(scores.select(*(of_scores.get(c.name, F.lit(None)).cast(c.type).alias(c.name) for c in REASONS.columns)), REASONS)
+    nothing = {"base": F.lit(0.0), "reasons": F.array(), "others": F.lit(0.0)}
+    why = scores.withColumns({name: value.cast(REASONS.schema[name].dataType) for name, value in nothing.items()})
+    lake.overwrite(why.select(*REASONS.column_names), REASONS)
     for gold in (USER_FEATURES, training_set_table("user", False)):
         keys = {"as_of_date": F.col("as_of_date"), "user_id": F.col("user_id"), "split": F.lit("train")}
         lake.overwrite(scores.select(*(keys.get(c.name, F.lit(1)).cast(c.type).alias(c.name) for c in gold.columns)), gold)
