@@ -80,7 +80,7 @@ bench-reasons: setup ## SHAP values of many rows on one core: looked up, and XGB
 bench-monitoring: setup ## what monitoring 10 million rows costs; ARGS=alarms: how often its defaults are right (minutes)
 	@$(BIN)/python -m benchmarks.monitoring $${ARGS:-speed}
 
-docs: setup ## write the generated tables of README.md, docs/runbook.md and docs/databricks.md anew
+docs: setup ## write the generated tables of README.md and of the runbook, performance and databricks pages of docs/ anew
 	@$(BIN)/python -m scripts.readme
 	@$(BIN)/python -m scripts.bundle.docs
 

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from time import monotonic
 
@@ -22,12 +22,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from benchmarks.far_trans_model import Windows, evaluate
-from benchmarks.measure import RESULTS, code, machine
+from benchmarks.measure import code, machine, write_body
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.features.affinity import item_dates
-from propensity_spark.features.crowd import ALIKE, dated, item_links, item_state, ownership, traits
+from propensity_spark.features.crowd import ALIKE, crowd, dated, item_links, ownership
 from propensity_spark.features.events import live_events
-from propensity_spark.features.windows import Grid, each_position
+from propensity_spark.features.windows import Grid
 from propensity_spark.line import run_line, stage_named
 from propensity_spark.schemas import ACTIVITY, ITEMS, USERS
 from propensity_spark.session import get_session
@@ -47,11 +47,7 @@ def main() -> None:
     prepared = monotonic() - started
     results = evaluate(Windows.read(work), [bound for bound in bounds if FIRST <= bound <= LAST], LATER, asked.rounds)
     seconds = {"features": round(prepared), "models": round(monotonic() - started - prepared)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"far_trans-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    path.write_text(
-        json.dumps({"machine": before, "code": code(), "seconds": seconds, **results.body()}, indent=1) + "\n", encoding="utf-8"
-    )
+    path = write_body({"machine": before, "code": code(), "seconds": seconds, **results.body()}, "far_trans-")
     sys.stdout.write(f"{results.table()}\n\nseconds: {seconds}; written to {path}\n")
 
 
@@ -92,9 +88,8 @@ def features(settings: Settings, lake: Lake, bounds: Sequence[date]) -> dict[str
     events = live_events(lake.read(ACTIVITY), grid).persist()
     aged = live_events(dated(lake.read(ACTIVITY), settings.features.crowd), grid)
     owned = ownership(aged, grid, settings.candidates.held_days).persist()
-    mine = each_position(owned.withColumnsRenamed({"enters": "position", "leaves": "until"}), grid)
-    people = traits(mine, lake.read(USERS), grid).where(F.col("items_held") > 0).persist()
-    items = item_state(events, mine.join(people, ["user_id", "position"], "inner"), grid).persist()
+    around = crowd(owned, events, lake.read(USERS), grid, settings.features.crowd)
+    people, items = around.people.where(F.col("items_held") > 0), around.items.persist()
     alike = {
         trait: items.select("item_id", "position", F.explode(f"item_{trait}").alias("value", "lately")).withColumn(
             "value", F.col("value").cast("string")

@@ -23,9 +23,7 @@ from propensity_spark.features.registry import PRIOR
 HORIZON = 166
 OTHERS = 0.05  # of the customers who acquire nothing in the window, drawn for the unconditional question
 PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
-FEATURES = [
-    *("item_lately_share", "items_held", "recency_days", "co_purchase_lately", *ALIKE.values()),
-]
+FEATURES = ["item_lately_share", "items_held", "recency_days", "co_purchase_lately", *ALIKE.values()]
 TERMS = ["link", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
 MODEL, LINK = "model", "co_purchase_lately"
 RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 40
@@ -233,9 +231,9 @@ class Results:
     def mean(self, score: str, dates: Sequence[date], lists: Mapping[str, Any] | None = None) -> float:
         return float(np.mean([np.mean(list((lists or self.lists)[score][day].values())) for day in dates]))
 
-    def over(self, other: str, dates: Sequence[date], score: str = MODEL) -> tuple[float, float, float]:
-        """Mean and interval of a score's nDCG@10 less another's."""
-        ours, theirs = self.lists[score], self.lists[other]
+    def over(self, other: str, dates: Sequence[date]) -> tuple[float, float, float]:
+        """Mean and interval of the model's nDCG@10 less another score's."""
+        ours, theirs = self.lists[MODEL], self.lists[other]
         return paired_interval({str(day): {c: ours[day][c] - theirs[day][c] for c in ours[day]} for day in dates}, self.rounds, 11)
 
     def body(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,10 +85,20 @@ def code() -> dict[str, str]:
     return {"version": __version__, "commit": described.stdout.strip() or "unknown"}
 
 
+def seconds_of(work: Callable[..., object], *arguments: object) -> float:
+    clock = time.monotonic()
+    work(*arguments)
+    return time.monotonic() - clock
+
+
 def write(measures: Sequence[Measure], about: dict[str, Any]) -> Path:
     """Write benchmarks/results/<UTC timestamp>.json; two such files are what compare.py compares."""
+    return write_body({**about, "measures": [asdict(measure) for measure in measures]})
+
+
+def write_body(body: dict[str, Any], kind: str = "") -> Path:
+    """Write benchmarks/results/<kind><UTC timestamp>.json."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    body = {**about, "measures": [asdict(measure) for measure in measures]}
+    path = RESULTS / f"{kind}{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,7 +17,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.alarms import alarms
-from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features
@@ -78,12 +77,7 @@ def speed(spark: SparkSession, settings: Settings, root: Path, rows: int) -> lis
 
 
 def _best(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(3):
-        clock = time.monotonic()
-        work()
-        seconds.append(time.monotonic() - clock)
-    return round(min(seconds), 2)
+    return round(min(seconds_of(work) for _ in range(3)), 2)
 
 
 def _write_gold(spark: SparkSession, lake: Lake, rows: int) -> None:

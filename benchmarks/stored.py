@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import STORED
 from benchmarks.measure import Measure
-
-STORED = Path(__file__).resolve().parent / "stored.json"
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.command import memory
-from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from benchmarks.reasons import drawn
 from benchmarks.reasons import model as drawn_model
 from benchmarks.windows import one_date, write_silver
@@ -213,7 +213,7 @@ def evaluation(size: Size, folder: Path) -> list[Measure]:
     settings = EvaluateSettings(bootstrap_rounds=200)
     told = {"grain": "user_item", "base_rate": 0.08, "threshold": 0.2, "settings": settings}
     found: dict[str, Any] = {}
-    seconds = [_timed(lambda: found.update(evaluate(rows, bought, **told))) for _ in range(size.repeat)]  # type: ignore[arg-type]
+    seconds = [seconds_of(lambda: found.update(evaluate(rows, bought, **told))) for _ in range(size.repeat)]  # type: ignore[arg-type]
     exact = pq.read_table(folder / "scored", columns=["label", "probability"])
     apart = abs(roc_auc_score(exact["label"], exact["probability"]) - found["metrics"]["challenger"]["roc_auc"]["value"])
     return [
@@ -265,7 +265,7 @@ def _session(folder: Path) -> SparkSession:
 
 def _beside(ratio: Ratio, repeat: int, ours: Callable[[], object], other: Callable[[], object]) -> list[Measure]:
     """The ratio as the median of the pairs, and the median seconds of both."""
-    runs = [(_timed(ours), _timed(other)) for _ in range(repeat + 1)][1:]
+    runs = [(seconds_of(ours), seconds_of(other)) for _ in range(repeat + 1)][1:]
     mine, theirs = (statistics.median(each) for each in zip(*runs, strict=True))
     ratios = [one / two for one, two in runs]
     return [
@@ -276,12 +276,6 @@ def _beside(ratio: Ratio, repeat: int, ours: Callable[[], object], other: Callab
 
 def _peak() -> str:
     return f"JVM at most {memory(os.getpid())[0] / 2**30:.1f} GiB"
-
-
-def _timed(work: Callable[[], object]) -> float:
-    clock = time.monotonic()
-    work()
-    return time.monotonic() - clock
 
 
 def _each(values: Sequence[float]) -> str:

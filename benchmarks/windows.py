@@ -11,8 +11,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from string import Template
@@ -23,7 +22,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.features import paths
-from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.features.affinity import sector_spending
 from propensity_spark.features.events import live_events, money
@@ -116,7 +115,7 @@ def measured(lake: Lake, root: Path, repeat: int) -> list[Measure]:
     measures = []
     for name, (work, script, target) in cases.items():
         ours, theirs = root / f"{script}-ours", root / f"{script}-theirs"
-        runs = [(_timed(work, lake, ours), _timed(_duckdb, script, files, theirs)) for _ in range(repeat + 1)][1:]
+        runs = [(seconds_of(work, lake, ours), seconds_of(_duckdb, script, files, theirs)) for _ in range(repeat + 1)][1:]
         seconds, reference = (statistics.median(each) for each in zip(*runs, strict=True))
         ratio = statistics.median(one / other for one, other in runs)
         found = _compared(ours, theirs)
@@ -146,12 +145,6 @@ def _weekly(lake: Lake, out: Path) -> None:
     day = grid.day(F.col("position")).alias("as_of_date")
     columns = [money(F.col(each.name)).alias(each.name) if each.value == "money" else each.name for each in sums]
     state.select("user_id", day, *columns).write.mode("overwrite").parquet(str(out))
-
-
-def _timed(work: Callable[..., object], *arguments: object) -> float:
-    clock = time.monotonic()
-    work(*arguments)
-    return time.monotonic() - clock
 
 
 def _duckdb(script: str, files: dict[str, list[str]], out: Path) -> None:

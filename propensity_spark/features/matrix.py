@@ -20,8 +20,7 @@ def assemble(
 
     Key columns, then `model_features` in registry order. Both sides of every join are as of the same date. A pair whose
     item has no market row on the date keeps its row, with null market features. Features of the crowd are there when the pairs bring
-    them. `carry` names further columns of the frame
-    that gives the rows (the label, say), which follow the features.
+    them. `carry` names further columns of the frame that gives the rows (the label, say), which follow the features.
     """
     grain = "user" if user_item_features is None else "user_item"
     has_market = user_item_features is not None and market_features is not None

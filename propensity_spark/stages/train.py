@@ -35,8 +35,11 @@ def _execute(run: Run) -> Outcome:
         fingerprint=made_from,
         params={
             **best.params,
-            **{"rounds": best.rounds, "label": model.label.model_dump_json()},
-            **{"as_of": run.as_of, "code": __version__, TRAINING_ROWS: rows},
+            "rounds": best.rounds,
+            "label": model.label.model_dump_json(),
+            "as_of": run.as_of,
+            "code": __version__,
+            TRAINING_ROWS: rows,
         },
         metrics={
             "validation_log_loss": best.validation_log_loss,
