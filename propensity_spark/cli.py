@@ -59,7 +59,7 @@ COMMANDS = {
     **{name: f"the stage {name} alone" for name in STAGES},
     "replay": "judge quarantined rows of a silver table again, after a rule was mended",
     "backfill": "add new features to every date that gold has, without computing the others again",
-    "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) needs",
+    "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) and no registered model needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
     "reproduce": "make a registered model again from the table versions it was made from, and hold it against the registered one",
     "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",

@@ -73,7 +73,7 @@ class FitFailed(PropensityError):
 class NotReproducible(PropensityError):
     """A model version cannot be made again: a table version it was made from is gone, or other code or an older record made it."""
 
-    then = "reproduce a version within the days that tables keep (lake.vacuum_days; Delta keeps its log for 30), with the code that made it"
+    then = "reproduce a version within the days for which tables remember theirs (lake.log_days), with the code that made it"
 
 
 class SchemaMismatch(PropensityError):

@@ -43,6 +43,7 @@ __all__ = [
 CHAMPION, CHALLENGER = "champion", "challenger"
 SPEED = "score_rows_per_second"
 _FINGERPRINT = "fingerprint"
+_INPUT = "input."  # tags of a run: the versions of the tables that its model was made from
 _BEFORE, _ROLLED_BACK = "promoted_over", "rolled_back"
 _FOLDER = "propensity"
 
@@ -81,7 +82,7 @@ def register(
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)  # the signature is stated below
         mlflow.log_params(params)
         mlflow.log_metrics(dict(metrics))
-        mlflow.set_tags({f"input.{table}": str(version) for table, version in model.inputs.items()})
+        mlflow.set_tags({f"{_INPUT}{table}": str(version) for table, version in model.inputs.items()})
         for document, body in documents.items():
             mlflow.log_dict(body, document)
         folder = Path(parent) / _FOLDER
@@ -192,6 +193,18 @@ def logged(settings: Settings, version: str) -> tuple[dict[str, str], dict[str, 
     return dict(run.data.params), dict(run.data.metrics)
 
 
+def oldest_inputs(settings: Settings) -> dict[str, int]:
+    """Table → the oldest of its versions that a registered model was made from; nothing where there is no model yet."""
+    if settings.mlflow.tracking_uri is None and not _embedded_database(settings).exists():
+        return {}
+    client, oldest = _client(settings), dict[str, int]()
+    for found in client.search_model_versions(f"name = '{settings.mlflow.model_name}'"):
+        tags = client.get_run(found.run_id).data.tags
+        inputs = {name.removeprefix(_INPUT): int(version) for name, version in tags.items() if name.startswith(_INPUT)}
+        oldest |= {table: min(version, oldest.get(table, version)) for table, version in inputs.items()}
+    return oldest
+
+
 def logged_document(settings: Settings, version: str, path: str) -> dict[str, Any]:
     """A JSON file of the MLflow run that made this version, such as `trials.json` or `evaluation/report.json`."""
     import mlflow
@@ -234,6 +247,14 @@ def _embedded_database(settings: Settings) -> Path:
             "server, or sqlite:///<file> with mlflow.artifact_location"
         )
     return Path(root).resolve() / "mlflow" / "mlflow.db"
+
+
+def study_storage(settings: Settings) -> str | None:
+    """Address of the database for Optuna's studies, beside the embedded store; null with a tracking server, which has no place for one."""
+    if settings.mlflow.tracking_uri is not None:
+        return None
+    _client(settings)  # makes the folder
+    return f"sqlite:///{_embedded_database(settings).with_name('tuning.db')}"
 
 
 def require_store(settings: Settings) -> None:

@@ -78,6 +78,8 @@ def spark_conf(settings: SparkSettings) -> dict[str, str]:
         "spark.python.sql.dataFrameDebugging.enabled": "false",  # a call site per expression doubles the time to build a frame
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",  # VACUUM lists with as many tasks; the default is 10,000
+        # A version whose files are there may be read, however old it is: a model is made again from it.
+        "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
         "spark.databricks.delta.vacuum.logging.enabled": "false",  # a vacuum changes no row, so it makes no version either
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -199,8 +199,9 @@ class Lake:
     def vacuum(self, table: Table, days: int) -> None:
         """Remove data files that no version of the last `days` days needs.
 
-        Raises ConfigurationError below VACUUM_DAYS (a younger file may belong to a write or a reader that is still at work), and where
-        Delta's own check of that age is turned off.
+        The table's own property says how long (from Delta 4.3 and Databricks Runtime 18 on, VACUUM goes by nothing else); where it says
+        something else it is changed first, which makes a version. Raises ConfigurationError below VACUUM_DAYS (a younger file may belong
+        to a write or a reader that is still at work), and where Delta's own check of that age is turned off.
         """
         if days < VACUUM_DAYS:
             raise ConfigurationError(f"{table.full_name}: VACUUM after {days} days is refused, expected at least {VACUUM_DAYS}")
@@ -209,8 +210,23 @@ class Lake:
             raise ConfigurationError(
                 f"{key}: expected true, found {self.spark.conf.get(key)}: a vacuum could take files that somebody reads; unset it"
             )
-        if self.exists(table):
-            self._delta(table).vacuum(24 * days)
+        if not self.exists(table):
+            return
+        delta, wanted = self._delta(table), _retention(days, max(days, self.settings.log_days))
+        stored = delta.detail().select("properties").first()
+        if stored is None or any(stored["properties"].get(name) != value for name, value in wanted.items()):
+            name = self.location(table) if self.settings.catalog else f"delta.`{self.location(table)}`"
+            pairs = ", ".join(f"'{key}' = '{value}'" for key, value in wanted.items())
+            self.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ({pairs})")
+        delta.vacuum(24 * days)
+
+    def days_since_replaced(self, table: Table, version: int) -> int:
+        """Days, rounded up, since the next version took the place of this one; 0 when it is the newest, or when the log does not tell."""
+        following = self._delta(table).history().where(F.col("version") == version + 1).select("timestamp").first()
+        if following is None:
+            return 0
+        replaced: datetime = following["timestamp"]
+        return (datetime.now(UTC) - replaced.astimezone(UTC)).days + 1
 
     def create(self, table: Table) -> None:
         """Create the empty table when it does not exist."""
@@ -249,7 +265,7 @@ class Lake:
                 writer.save(self.location(table))
 
     def _layout(self, frame: DataFrame, table: Table) -> DataFrameWriter:
-        writer = frame.write.format("delta").options(**_properties(table))
+        writer = frame.write.format("delta").options(**_properties(table, self.settings))
         return writer.partitionBy(*table.partition_by) if table.partition_by else writer
 
 
@@ -291,17 +307,23 @@ def _not_null(value: SparkColumn, column: Column, table: Table) -> SparkColumn:
     return F.coalesce(value, F.raise_error(F.lit(f"null refused in {table.full_name}.{column.name};")).cast(column.type))
 
 
-def _properties(table: Table) -> dict[str, str]:
-    """Delta properties of a new table that holds persons: what tells them stays in data files, and goes when rows go.
+def _retention(days: int, log_days: int) -> dict[str, str]:
+    """How long a table keeps files that its newest version does not need, and remembers its versions."""
+    return {"delta.deletedFileRetentionDuration": f"interval {days} days", "delta.logRetentionDuration": f"interval {log_days} days"}
+
+
+def _properties(table: Table, settings: LakeSettings) -> dict[str, str]:
+    """Delta properties of a new table. In one that holds persons, what tells them stays in data files, and goes when rows go.
 
     Delta writes the smallest and the greatest value of each file's columns into its log, which outlives the rows by weeks: here those
     of dates and instants alone. Deletion vectors would leave deleted rows in a file that is in use.
     """
+    kept = _retention(settings.vacuum_days, max(settings.vacuum_days, settings.log_days))
     if not table.is_personal:
-        return {}
+        return kept
     told = [c.name for c in table.columns if isinstance(c.type, DateType | TimestampType) and c.name not in table.partition_by]
     shown = {"delta.dataSkippingStatsColumns": ",".join(told)} if told else {"delta.dataSkippingNumIndexedCols": "0"}
-    return {**shown, "delta.enableDeletionVectors": "false"}
+    return {**kept, **shown, "delta.enableDeletionVectors": "false"}
 
 
 @contextmanager

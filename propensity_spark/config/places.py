@@ -22,12 +22,14 @@ class LakeSettings(Section):
     """Where the Delta tables are: a folder, or a Unity Catalog schema (then `root` holds MLflow and reports only).
 
     `vacuum_days`: `propensity vacuum` keeps what any version of these last days needs; under 7, somebody at work may lose files.
+    `log_days`: for how long a new table remembers its versions, and so how far back a registered model can be made again.
     """
 
     root: Location
     catalog: Name | None = None
     schema_name: Name | None = None
     vacuum_days: Annotated[int, Field(ge=VACUUM_DAYS)] = 30
+    log_days: Annotated[int, Field(ge=30)] = 400
 
     @model_validator(mode="after")
     def _both_or_none(self) -> LakeSettings:
