@@ -71,7 +71,7 @@ def reproduce(spark: SparkSession, settings: Settings, version: str = CHAMPION) 
             rows = keep(conform(made, table))
             try:
                 count, found = rows.count(), content(rows)
-                again, _ = challenger(rows, features, then, model.inputs)
+                again, _ = challenger(rows, features, _with_the_chosen_params(then, model.version), model.inputs)
             finally:
                 release(rows)
     except (PySparkException, Py4JJavaError) as error:
@@ -84,6 +84,13 @@ def reproduce(spark: SparkSession, settings: Settings, version: str = CHAMPION) 
         ) from error
     differs = tuple(part for part in PARTS if getattr(again, part) != getattr(model, part))
     return Reproduced(model, as_of, params["code"], count, found == params[TRAINING_ROWS], differs)
+
+
+def _with_the_chosen_params(settings: Settings, version: str) -> Settings:
+    """Only the candidate that was chosen is fitted again: a search with a time limit need not find it twice."""
+    best = logged_document(settings, version, "trials.json")["trials"][0]
+    chosen = {name: value for name, value in best.items() if name not in ("rounds", "validation_log_loss")}
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"candidates": (chosen,)})})
 
 
 def _of_here(settings: Settings) -> dict[str, object]:

@@ -9,6 +9,14 @@ from pydantic import Field, model_validator
 
 from propensity_spark.config.base import Count, Location, Positive, Section, Share
 
+Whole = Literal["max_depth", "max_leaves"]
+Tunable = (
+    Whole
+    | Literal["learning_rate", "min_child_weight", "subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode"]
+    | Literal["reg_alpha", "reg_lambda", "gamma", "max_delta_step"]
+)
+"""XGBoost's parameters that can be searched, by their own names; those of Whole take whole numbers."""
+
 
 class LabelSettings(Section):
     """Label 1 = at least one event of `event_types` in (D, D + horizon_days], not wholly undone by a `cancel`.
@@ -104,6 +112,41 @@ class SamplingSettings(Section):
     seed: int = 20260101
 
 
+class SearchRange(Section):
+    """The values of a parameter that a search looks at: `low` to `high`, with `log` as many from 0.01 to 0.1 as from 0.1 to 1."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> SearchRange:
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, found {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"expected a positive low where log is true, found {self.low}")
+        return self
+
+
+class TuningSettings(Section):
+    """A search for `train.params` with Optuna before the fit; what it finds is one more candidate. `trials: 0`: none.
+
+    On the train and validation rows of so many whole users, always the same ones, that about `rows` of them are left. It ends after
+    `trials` parameter sets or `seconds`; another run on the same rows, settings and code goes on where it ended.
+    """
+
+    trials: Count = 0
+    seconds: Positive = 900
+    rows: Annotated[int, Field(ge=1000)] = 200_000
+    space: dict[Tunable, SearchRange] = Field(default={})
+
+    @model_validator(mode="after")
+    def _has_a_space(self) -> TuningSettings:
+        if self.trials and not self.space:
+            raise ValueError("train.tuning.space: expected at least one parameter to search, found none")
+        return self
+
+
 class TrainSettings(Section):
     """XGBoost parameters by their own names; `candidates` are overrides tried on the validation slice.
 
@@ -120,6 +163,7 @@ class TrainSettings(Section):
     num_workers: Positive | None = 1
     params: dict[str, Any] = Field(default={})
     candidates: tuple[dict[str, Any], ...] = ()
+    tuning: TuningSettings = TuningSettings()
     calibration: Literal["auto", "isotonic", "beta", "platt"] = "auto"
     monotone: dict[str, Literal[1, -1]] = Field(default={})
     seed: int = 7

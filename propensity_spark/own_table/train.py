@@ -26,6 +26,7 @@ from propensity_spark.run import Run
 from propensity_spark.score import with_probability
 from propensity_spark.train.calibrate import histograms, together
 from propensity_spark.train.challenger import challenger
+from propensity_spark.train.search import STUDY, search
 from propensity_spark.train.tune import tune
 from propensity_spark.train.version import content, fingerprint, rows_per_second
 
@@ -76,12 +77,16 @@ def train(
         training_set = divided(rows, columns, slices)
         by_slice = require_both_classes(training_set)
         run.say(", ".join(f"{name} {by_slice[name]:,} rows" for name in reversed(by_slice)))
-        made_from = fingerprint(content(training_set), settings.config_hash() + repr(columns))
+        content_of_rows = content(training_set)
+        made_from = fingerprint(content_of_rows, settings.config_hash() + repr(columns))
         folds = _cross_validated(run, training_set, columns)
         version = registered(settings, made_from)
         if version is not None:
             return Trained(settings.mlflow.model_name, version, False, None, columns, by_slice, slices.by, folds, notes)
-        model, trials = challenger(training_set, columns.names, settings, {}, feature_types=columns.xgboost_types)
+        types = columns.xgboost_types
+        found = search(training_set, columns.names, settings, content_of_rows, say=run.say, feature_types=types)
+        tuned = found.added_to(settings) if found else settings
+        model, trials = challenger(training_set, columns.names, tuned, {}, feature_types=types)
     finally:
         release(rows)
     best = trials[0]
@@ -100,6 +105,7 @@ def train(
         documents={
             RECORD: {"columns": columns.as_json(), "slices": slices.as_json(), "notes": list(notes), "folds": list(folds)},
             "settings.json": settings.shown(),
+            **({STUDY: found.as_json()} if found else {}),
         },
     )
     return Trained(model.name, version, True, best.rounds, columns, by_slice, slices.by, folds, notes)

@@ -10,6 +10,7 @@ from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.stages.label import reads as feature_tables
 from propensity_spark.train.challenger import challenger
+from propensity_spark.train.search import STUDY, search
 from propensity_spark.train.version import TRAINING_ROWS, content, fingerprint, rows_per_second
 
 
@@ -26,7 +27,8 @@ def _execute(run: Run) -> Outcome:
         return Outcome(rows_in, 0, note=f"version {version} comes from these very rows, settings and code: it is the challenger again")
     inputs = run.lake.versions((table, *feature_tables(settings), ACTIVITY))
     features = [feature.name for feature in model_features(settings.grain, settings.has_market, settings.has_crowd)]
-    model, trials = challenger(training_set, features, settings, inputs)
+    found = search(training_set, features, settings, rows, say=run.say)
+    model, trials = challenger(training_set, features, found.added_to(settings) if found else settings, inputs)
     best = trials[0]
     run.say(f"{best.rounds} rounds, validation log loss {best.validation_log_loss:.6f}, best of {len(trials)}")
     version = register(
@@ -51,6 +53,7 @@ def _execute(run: Run) -> Outcome:
             "settings.json": settings.shown(),
             "features.json": {"features": features},
             "trials.json": {"trials": [{**t.params, "rounds": t.rounds, "validation_log_loss": t.validation_log_loss} for t in trials]},
+            **({STUDY: found.as_json()} if found else {}),
         },
     )
     note = f"version {version}: {best.rounds} rounds on {counts['train']:,} rows ({model.train_from} to {model.train_to})"

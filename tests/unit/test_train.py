@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import xgboost
@@ -15,13 +18,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark.config import ScoreSettings, Settings, TrainSettings
-from propensity_spark.errors import ConfigurationError, NotEnoughHistory
+from propensity_spark.errors import ConfigurationError, EnvironmentMissing, NotEnoughHistory, OneClassOnly
 from propensity_spark.predictor import ReferenceBins
 from propensity_spark.tables import local_frame
 from propensity_spark.train.calibrate import METHODS, Histogram, beta, calibrated, histograms, isotonic, platt, together
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.fit import arranged, fit
 from propensity_spark.train.reference import feature_bins, score_bins
+from propensity_spark.train.search import sampled, search
 from propensity_spark.train.split import split_dates
 from propensity_spark.train.threshold import NOBODY, allowed_contacts, best_threshold
 from propensity_spark.train.tune import tune
@@ -159,6 +163,90 @@ def test_tune_takes_the_candidate_with_the_smallest_validation_loss(training_set
     trials = tune(training_set, FEATURES, ["user_id", "as_of_date"], train)
     assert [trial.params["max_depth"] for trial in trials] == [3, 1]
     assert trials[0].validation_log_loss < trials[1].validation_log_loss
+
+
+def searching(root: Path, trials: int, **tuning: object) -> Settings:
+    """Configured are stumps that hardly learn; the space has better."""
+    space = {"max_depth": {"low": 1, "high": 4}, "learning_rate": {"low": 0.001, "high": 0.5, "log": True}}
+    train = {"rounds": 40, "early_stopping_rounds": 5, "params": {"max_depth": 1, "learning_rate": 0.001}}
+    tuning = {"trials": trials, "space": space, "rows": 100_000} | tuning
+    return settings(lake={"root": str(root)}, train={**train, "tuning": tuning})
+
+
+def test_a_search_begins_with_what_is_configured_and_finds_better(training_set: DataFrame, tmp_path: Path) -> None:
+    chosen, said = searching(tmp_path, 12), list[str]()
+    found = search(training_set, FEATURES, chosen, "rows", say=said.append)
+    assert found is not None
+    first = found.trials[0]
+    assert first["params"] == {"max_depth": 1, "learning_rate": 0.001}
+    losses = [trial["validation_log_loss"] for trial in found.trials if trial["state"] == "complete"]
+    assert min(losses) < first["validation_log_loss"] - 0.01
+    assert found.params == next(trial["params"] for trial in found.trials if trial["validation_log_loss"] == min(losses))
+    assert "pruned" in {trial["state"] for trial in found.trials}
+    assert said[-1].startswith("trial 12 of 12: ")
+    assert said[-1].endswith(f"best {min(losses):.6f}")
+    tuned = found.added_to(chosen)
+    assert tuned.train.candidates == ({}, found.params)
+    model, trials = challenger(training_set, FEATURES, tuned, {})
+    assert trials[0].validation_log_loss == pytest.approx(min(losses), rel=0.01)
+    assert trials[1].params["max_depth"] == 1
+    once_more = chosen.model_copy(update={"train": chosen.train.model_copy(update={"candidates": (trials[0].params,)})})
+    assert challenger(training_set, FEATURES, once_more, {})[0].booster == model.booster
+
+
+def test_a_study_that_broke_off_goes_on(training_set: DataFrame, tmp_path: Path) -> None:
+    one = search(training_set, FEATURES, searching(tmp_path, 2), "rows")
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/mlflow/tuning.db")
+    study.ask()  # a process that died in its third trial
+    said = list[str]()
+    two = search(training_set, FEATURES, searching(tmp_path, 4), "rows", say=said.append)
+    assert one is not None
+    assert two is not None
+    assert two.trials[:2] == one.trials
+    assert [trial["state"] for trial in two.trials[2:]] == ["fail", "complete", "complete"]
+    assert len(said) == 2
+    three = search(training_set, FEATURES, searching(tmp_path, 4), "rows", say=said.append)
+    assert three == two
+    assert len(said) == 2
+    other = search(training_set, FEATURES, searching(tmp_path, 1), "other rows")
+    assert other is not None
+    assert len(other.trials) == 1
+
+
+def test_a_search_looks_at_whole_users_and_always_the_same(training_set: DataFrame) -> None:
+    rows = training_set.where("split <> 'calibration'")
+    part = sampled(training_set, 1500, seed=7)
+    assert 1300 < part.count() < 1700 < rows.count()
+    assert {row["split"] for row in part.select("split").distinct().collect()} == {"train", "validation"}
+    users = part.select("user_id").distinct()
+    assert rows.join(users, "user_id", "left_semi").select(*part.columns).exceptAll(part).count() == 0
+    assert sampled(training_set.repartition(5), 1500, seed=7).exceptAll(part).count() == 0
+    assert sampled(training_set, 100_000, seed=7).count() == rows.count()
+
+
+def test_a_search_says_what_it_lacks(training_set: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert search(training_set, FEATURES, searching(tmp_path, 0), "rows") is None
+    negatives = training_set.where("label = 0 OR split = 'train'")
+    with pytest.raises(OneClassOnly, match=r"both labels among the validation rows of the sample, found \d+ rows with 1; raise"):
+        search(negatives, FEATURES, searching(tmp_path, 1), "rows")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(EnvironmentMissing, match=r"1 trials need the package optuna: pip install 'propensity-spark\[tuning\]'"):
+        search(training_set, FEATURES, searching(tmp_path, 1), "rows")
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ({"trials": 1, "space": {}}, "at least one parameter to search"),
+        ({"space": {"max_depth": {"low": 5, "high": 5}}}, "expected low < high, found 5.0 and 5.0"),
+        ({"space": {"gamma": {"low": 0, "high": 5, "log": True}}}, "expected a positive low where log is true"),
+        ({"space": {"max_bin": {"low": 8, "high": 512}}}, "max_depth"),
+        ({"rows": 10}, "greater than or equal to 1000"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(tuning: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainSettings.model_validate({"tuning": tuning})
 
 
 def test_probabilities_are_right_on_unsampled_rows(training_set: DataFrame) -> None:
