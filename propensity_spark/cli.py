@@ -62,6 +62,7 @@ COMMANDS = {
     "vacuum": "remove data files that no version of the last lake.vacuum_days days (7 or more) and no registered model needs",
     "explain-change": "why the score of one user (and item) is not what it was: which features moved, and what each explains",
     "reproduce": "make a registered model again from the table versions it was made from, and hold it against the registered one",
+    "compare": "other families of models on the same rows as XGBoost: a table and a page with paired intervals",
     "experiment": "an A/B test of acting on the scores: how many users it takes (plan), and what it showed (analyse)",
     "table": "a table of one's own, one row per customer: train on it, evaluate, score another",
     "forget": "remove persons from every table, quarantine and published run, and prove it",
@@ -108,6 +109,8 @@ def _with_settings(options: argparse.Namespace) -> int:
     as_of = as_of_date(settings, options.as_of, datetime.now(UTC))
     if options.command == "experiment":
         return _experiment(settings, as_of, options)
+    if options.command == "compare":
+        return _compare(settings, as_of, options)
     if options.command == "feed":
         return _feed(settings, as_of, options.port)
     names = _stages(options)
@@ -217,6 +220,14 @@ def _parser() -> argparse.ArgumentParser:
     for command, first, last in (("explain-change", "earlier", "later"), ("dates", "first", "last")):
         parsers[command].add_argument("--from", dest="start", required=True, metavar="YYYY-MM-DD", help=f"{first} date")
         parsers[command].add_argument("--to", dest="end", required=True, metavar="YYYY-MM-DD", help=f"{last} date, included")
+    parsers["compare"].add_argument("--models", default="", metavar="A,B", help="some of them (default: all)")
+    parsers["compare"].add_argument(
+        "--rows",
+        type=_many_rows,
+        default=200_000,
+        metavar="N",
+        help="train and validation rows of the sample, about (default: %(default)s)",
+    )
     parsers["experiment"].add_argument("action", choices=("plan", "analyse"))
     parsers["experiment"].add_argument(
         "--scored", metavar="YYYY-MM-DD", help="day whose scores chose the users (plan: default the as-of date)"
@@ -245,6 +256,12 @@ def _parser() -> argparse.ArgumentParser:
     parsers["verify"].add_argument("uri", help="folder or s3a:// prefix that was published to")
     parsers["verify"].add_argument("--as-of", metavar="YYYY-MM-DD", help="only this date (default: every published one)")
     return parser
+
+
+def _many_rows(text: str) -> int:
+    if not text.isdigit() or int(text) < 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of rows, 1000 or more")
+    return int(text)
 
 
 def _words(text: str) -> list[str]:
@@ -397,6 +414,24 @@ def _reproduce(settings: Settings, options: argparse.Namespace) -> int:
     for line in reproduced_lines(found):
         _show(line)
     return 0 if found.is_same else 1
+
+
+def _compare(settings: Settings, as_of: date, options: argparse.Namespace) -> int:
+    from propensity_spark.models import require_store
+
+    require_store(settings)
+    start_logging(log_folder(settings), options.verbose)
+    spark = _session(settings, options.verbose)
+    from propensity_spark.compare.command import compare_lake
+    from propensity_spark.compare.page import lines
+
+    names = [name.strip() for name in options.models.split(",") if name.strip()]
+    found, page = compare_lake(spark, settings, as_of, rows=options.rows, names=names, say=_show)
+    for line in lines(found):
+        _show(line)
+    if page is not None:
+        _show(f"report: {page}")
+    return 0
 
 
 def _experiment(settings: Settings, as_of: date, options: argparse.Namespace) -> int:

@@ -90,7 +90,7 @@ def _matrix(
         rows = assemble(users, pairs, market)
     rows, _ = without_new_features(rows, model)
     require_same_features(rows.columns, model)
-    table = rows.select("as_of_date", packed(model).alias("features")).orderBy("as_of_date").toArrow()
+    table = rows.select("as_of_date", packed(model.features).alias("features")).orderBy("as_of_date").toArrow()
     there = table["as_of_date"].to_pylist()
     for day in days:
         if day not in there:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,22 +33,25 @@ def with_probability(frame: DataFrame, model: PropensityModel) -> DataFrame:
     stay in the JVM. Raises FeatureMismatch when `frame` lacks a feature of the model or has one that the model never saw.
     """
     require_same_features(frame.columns, model)
-    return frame.withColumn(PROBABILITY, _of_matrix(model, lambda matrix: pa.array(model.predict(matrix), type=pa.float64()), "double"))
+    return frame.withColumn(
+        PROBABILITY, of_matrix(model.features, lambda matrix: pa.array(model.predict(matrix), type=pa.float64()), "double")
+    )
 
 
-def _of_matrix(model: PropensityModel, compute: Callable[[np.ndarray], pa.Array], kind: str) -> Column:
-    """What `compute` makes of the model's features, a batch of rows at a time, as a column of the type `kind`."""
+def of_matrix(features: Sequence[str], compute: Callable[[np.ndarray], pa.Array], kind: str) -> Column:
+    """What `compute` makes of these features, a batch of rows at a time, as a column of the type `kind`."""
+    width = len(features)
 
-    def by_way_of_arrow(features: pa.Array) -> pa.Array:
-        return compute(matrix_of(features, len(model.features)))
+    def by_way_of_arrow(packed_rows: pa.Array) -> pa.Array:
+        return compute(matrix_of(packed_rows, width))
 
-    def by_way_of_pandas(features: pd.Series) -> pd.Series:
-        found: pd.Series = by_way_of_arrow(pa.array(features, type=pa.list_(pa.float32()))).to_pandas()
+    def by_way_of_pandas(packed_rows: pd.Series) -> pd.Series:
+        found: pd.Series = by_way_of_arrow(pa.array(packed_rows, type=pa.list_(pa.float32()))).to_pandas()
         return found
 
     # The kind of a function is told by the hints of its arguments.
     function = pandas_udf(by_way_of_pandas, kind) if arrow_udf is None else arrow_udf(by_way_of_arrow, kind)  # type: ignore[call-overload]
-    column: Column = function(packed(model))
+    column: Column = function(packed(features))
     return column
 
 
@@ -78,7 +81,7 @@ def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFr
         return F.struct(names[place].alias("feature"), values[place].alias("value"), contribution.alias("contribution"))
 
     return (
-        frame.withColumn("_numbers", _of_matrix(model, strongest, "array<double>"))
+        frame.withColumn("_numbers", of_matrix(model.features, strongest, "array<double>"))
         .withColumns(
             {
                 "base": F.col("_numbers")[0],
@@ -90,9 +93,9 @@ def with_reasons(frame: DataFrame, model: PropensityModel, count: int) -> DataFr
     )
 
 
-def packed(model: PropensityModel) -> Column:
-    """The model's features of a row as one `array<float>`, in the model's order; nulls stay null."""
-    return F.array(*(F.col(name).cast("float") for name in model.features))
+def packed(features: Sequence[str]) -> Column:
+    """These features of a row as one `array<float>`, in their order; nulls stay null."""
+    return F.array(*(F.col(name).cast("float") for name in features))
 
 
 def matrix_of(arrays: pa.Array, width: int) -> np.ndarray:

@@ -85,7 +85,11 @@ def _booster(model: PropensityModel) -> Any:
 
 
 def _sample(test: DataFrame, model: PropensityModel, rows: int) -> NDArray[np.float32]:
-    drawn = test.select(packed(model).alias("features"), F.xxhash64(*grain_key(model.grain)).alias("drawn")).orderBy("drawn").limit(rows)
+    drawn = (
+        test.select(packed(model.features).alias("features"), F.xxhash64(*grain_key(model.grain)).alias("drawn"))
+        .orderBy("drawn")
+        .limit(rows)
+    )
     table = drawn.select("features").toArrow()
     return matrix_of(table["features"].combine_chunks(), len(model.features))
 

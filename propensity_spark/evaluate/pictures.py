@@ -49,7 +49,7 @@ def score_names(report: Mapping[str, Any]) -> dict[str, str]:
 def pictures(report: Mapping[str, Any]) -> dict[str, str]:
     """Name → `data:` URI of every picture that the report's numbers allow."""
     with matplotlib.rc_context(LOOK):
-        return {name: _embedded(figure) for name, figure in figures(report).items()}
+        return {name: embedded(figure) for name, figure in figures(report).items()}
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
@@ -80,19 +80,19 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
         return drawn
 
 
-def _embedded(figure: Figure) -> str:
+def embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=160)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _panel(width: float = 5.2, height: float = 4.0) -> tuple[Figure, Axes]:
+def panel(width: float = 5.2, height: float = 4.0) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def _roc(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     for score, curve in curves.items():
         colour, style = STYLES[score]
         area = found["metrics"][score]["roc_auc"]["value"]
@@ -105,20 +105,20 @@ def _roc(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str
         )
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, label="Chance, AUC 0.5")
     axes.set(xlabel="False positive rate", ylabel="True positive rate (of candidates)", xlim=(0, 1), ylim=(0, 1.01))
-    _percent(axes, "xy")
+    percent_axes(axes, "xy")
     axes.legend(loc="lower right")
     return figure
 
 
 def _precision_recall(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     for score, curve in curves.items():
         colour, style = STYLES[score]
         axes.plot(curve["recall"], curve["precision"], color=colour, ls=style, label=names[score])
     rate = found["purchases"] / found["rows"]
     axes.axhline(rate, color=GREY, lw=1, label=f"Purchase rate, {_rate(rate)}")
     axes.set(xlabel="Recall (of all purchases, missed ones too)", ylabel="Precision", xlim=(0, 1), ylim=(0, None))
-    _percent(axes, "xy")
+    percent_axes(axes, "xy")
     axes.legend(loc="upper right")
     return figure
 
@@ -148,20 +148,20 @@ def _reliability(groups: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _gain(gain: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     shares = np.arange(11) / 10
     value, low, high = ([0.0] + [_or(point[end], point["value"]) for point in gain] for end in ("value", "low", "high"))
     axes.fill_between(shares, low, high, color=BLUE, alpha=0.18, lw=0, label="95% interval")
     axes.plot(shares, value, color=BLUE, marker="o", ms=4, label=_NAMES["challenger"])
     axes.plot([0, 1], [0, value[-1]], color=GREY, lw=1, label="Random order")
     axes.set(xlabel="Share of candidates, best scores first", ylabel="Share of all purchases reached", xlim=(0, 1), ylim=(0, 1.01))
-    _percent(axes, "xy")
+    percent_axes(axes, "xy")
     axes.legend(loc="lower right")
     return figure
 
 
 def _lift(lift: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     value = np.array([point["value"] for point in lift])
     spread = [value - [_or(p["low"], p["value"]) for p in lift], np.array([_or(p["high"], p["value"]) for p in lift]) - value]
     axes.bar(range(1, 11), value, color=BLUE, width=0.7, yerr=np.maximum(spread, 0), ecolor=INK, capsize=2, error_kw={"lw": 1})
@@ -173,7 +173,7 @@ def _lift(lift: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _histogram(bins: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     left = np.array([one["from_log_odds"] for one in bins])
     bought = np.array([one["purchases"] for one in bins], float)
     others = np.array([one["rows"] for one in bins], float) - bought
@@ -194,24 +194,24 @@ def _histogram(bins: Sequence[Mapping[str, Any]]) -> Figure:
     ticks = [p for p in (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99) if left.min() <= math.log(p / (1 - p)) <= left.max() + width]
     axes.set_xticks([math.log(p / (1 - p)) for p in ticks], [_rate(p) for p in ticks])
     axes.set(xlabel="Predicted probability (log-odds scale)", ylabel="Share of rows of the class")
-    _percent(axes, "y")
+    percent_axes(axes, "y")
     axes.legend(loc="upper right")
     return figure
 
 
 def _threshold(curve: Mapping[str, Any], threshold: float) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     for name, (colour, style) in zip(("precision", "recall", "f1"), STYLES.values(), strict=True):
         axes.plot(curve["threshold"], curve[name], color=colour, ls=style, label="F1" if name == "f1" else name.capitalize())
     axes.axvline(threshold, color=INK, lw=1, label=f"Decision threshold, {_rate(threshold)}")
     axes.set(xlabel="Threshold on the predicted probability", ylabel="Value", xlim=(0, None), ylim=(0, 1.01))
-    _percent(axes, "xy")
+    percent_axes(axes, "xy")
     axes.legend(loc="upper right")
     return figure
 
 
 def _profit(worth: Mapping[str, Any]) -> Figure:
-    figure, axes = _panel()
+    figure, axes = panel()
     shares = [point["share"] for point in worth["curve"]]
     value, low, high = (
         [_or(point["profit"][end], point["profit"]["value"]) for point in worth["curve"]] for end in ("value", "low", "high")
@@ -235,7 +235,7 @@ def _profit(worth: Mapping[str, Any]) -> Figure:
 
 
 def _bars(pairs: Sequence[tuple[str, float]], label: str, formatter: Any) -> Figure:
-    figure, axes = _panel(5.2, 0.9 + 0.27 * len(pairs))
+    figure, axes = panel(5.2, 0.9 + 0.27 * len(pairs))
     names, values = [pair[0] for pair in pairs][::-1], [pair[1] for pair in pairs][::-1]
     axes.barh(names, values, color=BLUE, height=0.65)
     axes.set(xlabel=label)
@@ -247,7 +247,7 @@ def _bars(pairs: Sequence[tuple[str, float]], label: str, formatter: Any) -> Fig
 
 def _beeswarm(points: Mapping[str, Sequence[Sequence[float | None]]]) -> Figure:
     """One row per feature; dots pile up where SHAP values are common; colour is the feature's value as a rank."""
-    figure, axes = _panel(10.6, 0.9 + 0.36 * len(points))
+    figure, axes = panel(10.6, 0.9 + 0.36 * len(points))
     shown = None
     names = list(points)[::-1]
     for row, name in enumerate(names):
@@ -279,7 +279,7 @@ def _dependence(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         if curve["null"] is not None:
             axes.axhline(curve["null"], color=GREY, ls=(0, (1.5, 1.5)))
         axes.set(xlabel=name)
-        _percent(axes, "y")
+        percent_axes(axes, "y")
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     figure.supylabel("Probability")
@@ -299,7 +299,7 @@ def _piled(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = _panel(10.6, 1.0 + 0.27 * len(rows))
+    figure, axes = panel(10.6, 1.0 + 0.27 * len(rows))
     ordered = list(reversed(rows))
     colours = [ORANGE if row["breached"] else BLUE for row in ordered]
     axes.barh([row["subject"] for row in ordered], [row["value"] for row in ordered], color=colours, height=0.65)
@@ -313,7 +313,7 @@ def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _percent(axes: Axes, which: str) -> None:
+def percent_axes(axes: Axes, which: str) -> None:
     for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         if name in which:
             axis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value)))

@@ -82,8 +82,8 @@ def evaluate(
         "threshold": {"value": threshold, **{name: M.estimate(found) for name, found in M.at_threshold(challenger, threshold).items()}},
         "worth": worth(challenger, threshold, score),
         "deciles": {name: [M.estimate(row) for row in found] for name, found in M.deciles(challenger).items()},
-        "curves": {score: _curves(tallies[score]) for score in names},
-        "reliability": _reliability(challenger),
+        "curves": {score: curves(tallies[score]) for score in names},
+        "reliability": reliability(challenger),
         "histogram": score_histogram(rows, "challenger"),
     }
 
@@ -101,7 +101,7 @@ def _estimates(values: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str
     return {outer: {name: M.estimate(found) for name, found in inner.items()} for outer, inner in values.items()}
 
 
-def _curves(tally: M.Tally) -> dict[str, list[float]]:
+def curves(tally: M.Tally) -> dict[str, list[float]]:
     """ROC, precision–recall and threshold curves of the data as observed, from the highest threshold down, thinned."""
     found = np.cumsum(tally.positives[::-1, 0])
     chosen = np.cumsum(tally.rows[::-1, 0])
@@ -121,7 +121,7 @@ def _curves(tally: M.Tally) -> dict[str, list[float]]:
     return {name: [round(float(value), 6) for value in values] for name, values in curves.items()}
 
 
-def _reliability(tally: M.Tally) -> list[dict[str, Any]]:
+def reliability(tally: M.Tally) -> list[dict[str, Any]]:
     """Per calibration group: rows, mean probability, purchase rate with its 95% interval."""
     rows, positives = tally.by_group(tally.rows), tally.by_group(tally.positives)
     expected_rows = tally.by_group(tally.expected)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import xgboost
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings, TrainSettings
 from propensity_spark.config.modelling import Whole
-from propensity_spark.errors import EnvironmentMissing, OneClassOnly
+from propensity_spark.errors import EnvironmentMissing
 from propensity_spark.models import study_storage
 from propensity_spark.schemas import grain_key
-from propensity_spark.train.fit import as_float, monotone_constraints
+from propensity_spark.train.fit import monotone_constraints
+from propensity_spark.train.sample import here, sampled
 
 if TYPE_CHECKING:
     import optuna
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 STUDY = "study.json"
 """Name under which the trials are kept with the model."""
-_BUCKETS = 1_000_000
 _EVERY = 10  # rounds between two looks at whether a trial is worth going on with
 
 
@@ -71,8 +70,8 @@ def search(
     tuning = settings.train.tuning
     if not tuning.trials:
         return None
-    rows = sampled(training_set, tuning.rows, settings.train.seed)
-    train, validation = _matrices(rows, features, grain_key(settings.grain), settings.train, feature_types)
+    sample = sampled(training_set, tuning.rows, settings.train.seed)
+    train, validation = _matrices(sample, features, grain_key(settings.grain), settings.train, feature_types)
     study = _study(_name(made_from, features, settings.train), study_storage(settings), settings.train)
     fixed = {
         "objective": "binary:logistic",
@@ -109,36 +108,17 @@ def search(
     return Found(dict(study.best_params), [_described(trial) for trial in study.trials], train.num_row() + validation.num_row())
 
 
-def sampled(training_set: DataFrame, rows: int, seed: int) -> DataFrame:
-    """The train and validation rows of a share of the users, by a hash and so always the same: about `rows`, all if there are fewer."""
-    given = training_set.where(F.col("split").isin("train", "validation"))
-    share = rows / max(given.count(), rows)
-    bucket = F.pmod(F.xxhash64("user_id", F.lit("tuning"), F.lit(seed)), F.lit(_BUCKETS))
-    return given.where(bucket < round(share * _BUCKETS))
-
-
 def _matrices(
-    rows: DataFrame, features: Sequence[str], key: Sequence[str], train: TrainSettings, feature_types: Sequence[str] | None
+    sample: DataFrame, features: Sequence[str], key: Sequence[str], train: TrainSettings, feature_types: Sequence[str] | None
 ) -> tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]:
-    """Train and validation rows, cut into bins once for all trials. The sample is bounded, so it may come here."""
-    columns = [*(as_float(name) for name in features), F.col("label").cast("float"), F.col("sample_weight").cast("float")]
-    here = rows.sort(*key).select(*columns, (F.col("split") == "validation").alias("is_validation")).toPandas()
+    """Train and validation rows, cut into bins once for all trials."""
     options: dict[str, Any] = {"max_bin": train.params["max_bin"]} if "max_bin" in train.params else {}
     if feature_types:
         options |= {"feature_types": list(feature_types), "enable_categorical": True}
     made: list[xgboost.QuantileDMatrix] = []
-    for wanted in (False, True):
-        part = here[here["is_validation"] == wanted]
-        if part["label"].nunique() < 2:
-            raise OneClassOnly(
-                f"train.tuning: expected both labels among the {'validation' if wanted else 'train'} rows of the sample, found "
-                f"{len(part)} rows with {part['label'].nunique()}; raise train.tuning.rows"
-            )
-        values = part[list(features)].to_numpy(np.float32)
+    for rows in here(sample, features, key, "train.tuning.rows"):
         reference = {"ref": made[0]} if made else {}
-        made.append(
-            xgboost.QuantileDMatrix(values, label=part["label"], weight=part["sample_weight"], missing=np.nan, **options, **reference)
-        )
+        made.append(xgboost.QuantileDMatrix(rows.matrix, rows.label, weight=rows.weight, missing=np.nan, **options, **reference))
     return made[0], made[1]
 
 

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
+from propensity_spark.compare.command import compare_lake
 from propensity_spark.errors import ChallengerRefused, ConfigurationError, NotReproducible, SchemaMismatch
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features, training_set_table
 from propensity_spark.line import STAGES, run_line, stage_named
@@ -153,6 +154,20 @@ def test_the_champion_is_made_again_from_the_tables_as_they_were(finished: Finis
         NotReproducible, match=r"version 1, .*expected the table versions it was made from .*gold/market_features \d+.*gone"
     ):
         reproduce(spark, settings)
+
+
+def test_other_families_of_models_stand_beside_the_registered_one(finished: Finished, spark: SparkSession) -> None:
+    before = finished.lake.versions((training_set_table("user_item", True), RUNS))
+    found, page = compare_lake(spark, finished.settings, AS_OF, rows=2000, names=["logistic"])
+    auc = {one["name"]: one["metrics"]["roc_auc"]["value"] for one in found["models"]}
+    assert set(auc) == {"xgboost", "logistic", "registered"}
+    assert min(auc.values()) > 0.6
+    folder = Path(finished.lake.root) / "reports" / AS_OF.isoformat()
+    said = json.loads((folder / "report.json").read_text())["evaluation"]["metrics"]["challenger"]["roc_auc"]["value"]
+    assert auc["registered"] == pytest.approx(said, abs=1e-3)
+    assert page == folder / "compare.html"
+    assert champion_version(finished.settings) == "1"
+    assert finished.lake.versions((training_set_table("user_item", True), RUNS)) == before
 
 
 def test_a_new_feature_comes_to_a_lake_with_history_and_the_champion_goes_on_without_it(

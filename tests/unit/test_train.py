@@ -25,7 +25,8 @@ from propensity_spark.train.calibrate import METHODS, Histogram, beta, calibrate
 from propensity_spark.train.challenger import challenger
 from propensity_spark.train.fit import arranged, fit
 from propensity_spark.train.reference import feature_bins, score_bins
-from propensity_spark.train.search import sampled, search
+from propensity_spark.train.sample import sampled
+from propensity_spark.train.search import search
 from propensity_spark.train.split import split_dates
 from propensity_spark.train.threshold import NOBODY, allowed_contacts, best_threshold
 from propensity_spark.train.tune import tune
@@ -227,7 +228,7 @@ def test_a_search_looks_at_whole_users_and_always_the_same(training_set: DataFra
 def test_a_search_says_what_it_lacks(training_set: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert search(training_set, FEATURES, searching(tmp_path, 0), "rows") is None
     negatives = training_set.where("label = 0 OR split = 'train'")
-    with pytest.raises(OneClassOnly, match=r"both labels among the validation rows of the sample, found \d+ rows with 1; raise"):
+    with pytest.raises(OneClassOnly, match=r"both labels among the validation rows of the sample, found \d+ rows with 1 of them"):
         search(negatives, FEATURES, searching(tmp_path, 1), "rows")
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(EnvironmentMissing, match=r"1 trials need the package optuna: pip install 'propensity-spark\[tuning\]'"):
