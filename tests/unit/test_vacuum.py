@@ -70,7 +70,8 @@ def test_what_no_recent_version_needs_goes(run: Run) -> None:
 def test_what_a_registered_model_was_made_from_stays_until_the_model_goes(run: Run) -> None:
     store = Path(run.settings.lake.root) / "mlflow"
     store.mkdir()
-    client = mlflow.MlflowClient(f"sqlite:///{store}/mlflow.db")
+    address = f"sqlite:///{store}/mlflow.db"
+    client = mlflow.MlflowClient(address, address)
     experiment = client.create_experiment("e", artifact_location=str(store))
     client.create_registered_model(run.settings.mlflow.model_name)
     for number in ("2", "1"):
