@@ -33,10 +33,12 @@ __all__ = [
     "log_evaluation",
     "logged",
     "logged_document",
+    "oldest_inputs",
     "promote",
     "register",
     "registered",
     "roll_back",
+    "study_storage",
     "version_of",
 ]
 

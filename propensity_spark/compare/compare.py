@@ -90,7 +90,11 @@ def compare(
     about = {one.name: _about(one) for one in contenders}
     about[ENSEMBLE] = {"of": [one.name for one in best]}
     about[REGISTERED] = {"version": registered.version} if registered else {}
-    found = [{"name": name, **_judged(tally, tallies[XGBOOST]), "about": about[name]} for name, tally in tallies.items()]
+    values = {name: {metric: compute(tally) for metric, compute in M.METRICS.items()} for name, tally in tallies.items()}
+    found = [
+        {"name": name, **_judged(tally, values[name], None if name == XGBOOST else values[XGBOOST]), "about": about[name]}
+        for name, tally in tallies.items()
+    ]
     return {
         "features": len(features),
         "train_rows": len(train.label),
@@ -145,12 +149,11 @@ def _columns(features: Sequence[str], scores: Mapping[str, Callable[[Matrix], Ve
     return of_matrix(features, every, "array<double>")
 
 
-def _judged(tally: M.Tally, xgboost: M.Tally) -> dict[str, Any]:
-    values = {name: metric(tally) for name, metric in M.METRICS.items()}
-    against = {name: M.estimate(values[name] - metric(xgboost)) for name, metric in M.METRICS.items()}
+def _judged(tally: M.Tally, values: Mapping[str, Vector], xgboost: Mapping[str, Vector] | None) -> dict[str, Any]:
+    against = {name: M.estimate(found - xgboost[name]) for name, found in values.items()} if xgboost else None
     return {
         "metrics": {name: M.estimate(found) for name, found in values.items()},
-        "against_xgboost": None if tally is xgboost else against,
+        "against_xgboost": against,
         "curves": curves(tally),
         "reliability": reliability(tally),
         "deciles": {name: [M.estimate(row) for row in found] for name, found in M.deciles(tally).items()},

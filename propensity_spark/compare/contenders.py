@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from propensity_spark.config import TrainSettings
+from propensity_spark.train.native import binned, fit_binned
 from propensity_spark.train.sample import Rows
 
 Matrix = NDArray[np.float32]
@@ -35,17 +36,8 @@ class Fitted:
 
 
 def fit_xgboost(train: Rows, validation: Rows, features: Sequence[str], settings: TrainSettings) -> Fitted:
-    """The product's own, with `train.params`, stopped on validation; here on the sample alone."""
-    first = xgboost.QuantileDMatrix(train.matrix, train.label, weight=train.weight, missing=np.nan)
-    other = xgboost.QuantileDMatrix(validation.matrix, validation.label, weight=validation.weight, missing=np.nan, ref=first)
-    booster = xgboost.train(
-        {"objective": "binary:logistic", "eval_metric": "logloss", "tree_method": "hist", "seed": settings.seed, **settings.params},
-        first,
-        num_boost_round=settings.rounds,
-        evals=[(other, "validation")],
-        early_stopping_rounds=settings.early_stopping_rounds,
-        verbose_eval=False,
-    )
+    """The product's own, with `train.params` and `train.monotone`, stopped on validation; here on the sample alone."""
+    booster = fit_binned(binned(train, validation, settings), features, settings)
     best = booster[: booster.best_iteration + 1]
     return Fitted(_OfTrees(best), {"rounds": booster.best_iteration + 1})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from propensity_spark.evaluate.pictures import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PURPLE, embedded, panel, percent_axes
 from propensity_spark.evaluate.report import estimate_text
@@ -92,44 +93,40 @@ def _difference(estimate: Mapping[str, float | None]) -> str:
 
 
 def _pictures(found: Mapping[str, Any]) -> dict[str, str]:
-    rate = found["test_purchases"] / found["test_rows"]
-
-    def roc(axes: Axes, one: Mapping[str, Any]) -> tuple[Any, Any]:
-        return [0, *one["curves"]["false_positive_rate"]], [0, *one["curves"]["true_positive_rate"]]
-
-    def precision_recall(axes: Axes, one: Mapping[str, Any]) -> tuple[Any, Any]:
-        return one["curves"]["recall"], one["curves"]["precision"]
-
-    def calibration(axes: Axes, one: Mapping[str, Any]) -> tuple[Any, Any]:
-        groups = [group for group in one["reliability"] if group["rate"]["value"]]
-        return [group["mean_probability"] for group in groups], [group["rate"]["value"] for group in groups]
-
-    def lift(axes: Axes, one: Mapping[str, Any]) -> tuple[Any, Any]:
-        return list(range(1, 11)), [tenth["value"] for tenth in one["deciles"]["lift"]]
-
-    drawn = {}
     with matplotlib.rc_context(LOOK):
-        for name, points in {"roc": roc, "precision_recall": precision_recall, "calibration": calibration, "lift": lift}.items():
-            figure, axes = panel(5.2, 4.2)
-            for one in found["models"]:
-                x, y = points(axes, one)
-                colour, style = _STYLES[one["name"]]
-                axes.plot(x, y, color=colour, ls=style, lw=1.4, label=_NAMES[one["name"]])
-            if name == "roc":
-                axes.plot([0, 1], [0, 1], color=GREY, lw=1)
-                axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01))
-            elif name == "precision_recall":
-                axes.axhline(rate, color=GREY, lw=1)
-                axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, None))
-            elif name == "calibration":
-                drawn_x = np.concatenate([line.get_xdata() for line in axes.lines])
-                ends = [drawn_x.min(), drawn_x.max()]
-                axes.plot(ends, ends, color=GREY, lw=1)
-                axes.set(xlabel="Mean predicted probability (log scale)", ylabel="Purchase rate", xscale="log", yscale="log")
-            else:
-                axes.set(xlabel="Tenth of the candidates, 1 = best scores", ylabel="Purchase rate / overall rate", xticks=range(1, 11))
-            if name in ("roc", "precision_recall"):
-                percent_axes(axes, "xy")
-            axes.legend(fontsize=8, loc="lower right" if name == "roc" else "best")
-            drawn[name] = embedded(figure)
-    return drawn
+        roc, axes = _drawn(found, lambda one: ([0, *one["curves"]["false_positive_rate"]], [0, *one["curves"]["true_positive_rate"]]))
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1)
+        axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01))
+        percent_axes(axes, "xy")
+
+        precision_recall, axes = _drawn(found, lambda one: (one["curves"]["recall"], one["curves"]["precision"]))
+        axes.axhline(found["test_purchases"] / found["test_rows"], color=GREY, lw=1)
+        axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, None))
+        percent_axes(axes, "xy")
+
+        calibration, axes = _drawn(found, _groups)
+        x = np.concatenate([line.get_xdata() for line in axes.lines])
+        axes.plot([x.min(), x.max()], [x.min(), x.max()], color=GREY, lw=1)
+        axes.set(xlabel="Mean predicted probability (log scale)", ylabel="Purchase rate", xscale="log", yscale="log")
+
+        lift, axes = _drawn(found, lambda one: (range(1, 11), [tenth["value"] for tenth in one["deciles"]["lift"]]))
+        axes.set(xlabel="Tenth of the candidates, 1 = best scores", ylabel="Purchase rate / overall rate", xticks=range(1, 11))
+
+        figures = {"roc": roc, "precision_recall": precision_recall, "calibration": calibration, "lift": lift}
+        return {name: embedded(figure) for name, figure in figures.items()}
+
+
+def _drawn(found: Mapping[str, Any], points: Callable[[Mapping[str, Any]], tuple[Sequence[float], Sequence[float]]]) -> tuple[Figure, Axes]:
+    """A line for each model."""
+    figure, axes = panel(5.2, 4.2)
+    for one in found["models"]:
+        colour, style = _STYLES[one["name"]]
+        axes.plot(*points(one), color=colour, ls=style, lw=1.4, label=_NAMES[one["name"]])
+    axes.legend(fontsize=8)
+    return figure, axes
+
+
+def _groups(one: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Calibration groups in which somebody purchased: the axes are logarithmic."""
+    groups = [group for group in one["reliability"] if group["rate"]["value"]]
+    return [group["mean_probability"] for group in groups], [group["rate"]["value"] for group in groups]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import xgboost
 from pyspark.sql import DataFrame
 
@@ -19,7 +18,7 @@ from propensity_spark.config.modelling import Whole
 from propensity_spark.errors import EnvironmentMissing
 from propensity_spark.models import study_storage
 from propensity_spark.schemas import grain_key
-from propensity_spark.train.fit import monotone_constraints
+from propensity_spark.train.native import binned, fit_binned
 from propensity_spark.train.sample import here, sampled
 
 if TYPE_CHECKING:
@@ -70,29 +69,14 @@ def search(
     tuning = settings.train.tuning
     if not tuning.trials:
         return None
-    sample = sampled(training_set, tuning.rows, settings.train.seed)
-    train, validation = _matrices(sample, features, grain_key(settings.grain), settings.train, feature_types)
     study = _study(_name(made_from, features, settings.train), study_storage(settings), settings.train)
-    fixed = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "seed": settings.train.seed,
-        **settings.train.params,
-        **monotone_constraints(features, settings.train),
-    }
+    sample = sampled(training_set, tuning.rows, settings.train.seed)
+    train, validation = here(sample, features, grain_key(settings.grain), "train.tuning.rows")
+    rows = binned(train, validation, settings.train, feature_types)
 
     def objective(trial: optuna.Trial) -> float:
         started = time.monotonic()
-        booster = xgboost.train(
-            {**fixed, **_suggested(trial, settings.train)},
-            train,
-            num_boost_round=settings.train.rounds,
-            evals=[(validation, "validation")],
-            early_stopping_rounds=settings.train.early_stopping_rounds,
-            verbose_eval=False,
-            callbacks=[_Pruning(trial)],
-        )
+        booster = fit_binned(rows, features, settings.train, _suggested(trial, settings.train), [_Pruning(trial)])
         trial.set_user_attr("rounds", booster.best_iteration + 1)
         trial.set_user_attr("fit_seconds", round(time.monotonic() - started, 3))
         return float(booster.best_score)
@@ -105,21 +89,7 @@ def search(
     left = tuning.trials - len(_finished(study, ("COMPLETE", "PRUNED")))
     if left > 0:
         study.optimize(objective, n_trials=left, timeout=tuning.seconds, callbacks=[tell])
-    return Found(dict(study.best_params), [_described(trial) for trial in study.trials], train.num_row() + validation.num_row())
-
-
-def _matrices(
-    sample: DataFrame, features: Sequence[str], key: Sequence[str], train: TrainSettings, feature_types: Sequence[str] | None
-) -> tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]:
-    """Train and validation rows, cut into bins once for all trials."""
-    options: dict[str, Any] = {"max_bin": train.params["max_bin"]} if "max_bin" in train.params else {}
-    if feature_types:
-        options |= {"feature_types": list(feature_types), "enable_categorical": True}
-    made: list[xgboost.QuantileDMatrix] = []
-    for rows in here(sample, features, key, "train.tuning.rows"):
-        reference = {"ref": made[0]} if made else {}
-        made.append(xgboost.QuantileDMatrix(rows.matrix, rows.label, weight=rows.weight, missing=np.nan, **options, **reference))
-    return made[0], made[1]
+    return Found(dict(study.best_params), [_described(trial) for trial in study.trials], len(train.label) + len(validation.label))
 
 
 def _name(made_from: str, features: Sequence[str], train: TrainSettings) -> str:
