@@ -8,6 +8,8 @@ RUNTIME ?=
 export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+LONGEST_FIRST := tests/line tests/property tests/notebooks tests/s3 tests
 
 .PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-targets bench-store bench-table bench-far-trans bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
@@ -29,7 +31,7 @@ cluster-run: setup wheel ## the whole line on a Spark cluster on loopback (a mas
 	  $${AS_OF:+--as-of "$$AS_OF"} $${SET:+--settings "$$SET"} $${ARGS:-}
 
 test: setup ## every test but the replay of the deployed jobs and the matrix of faults, with branch coverage of the package
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10 --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-}
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=10 --cov --cov-report=term:skip-covered --cov-report=xml $${ARGS:-$(LONGEST_FIRST)}
 
 check: lint types unit ## lint, types and unit tests
 
@@ -41,10 +43,10 @@ types: setup ## mypy, strict
 	@$(BIN)/mypy
 
 unit: setup ## unit tests alone
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/unit $${ARGS:-}
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $${ARGS:-}
 
 faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (minutes)
-	@$(BIN)/python -m pytest -m faults --durations=10 $${ARGS:-}
+	@$(BIN)/python -m pytest -m faults $(SIDE_BY_SIDE) --durations=10 $${ARGS:-$(LONGEST_FIRST)}
 
 protections: setup ## each protection taken out, one at a time: is it missed by the test that plants its fault? ARGS="s3 feed": some topics (minutes)
 	@$(BIN)/python -m scripts.protections $${ARGS:-}

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import Phase
 from pyspark.sql import SparkSession
+from shop import INTERPRETED
 
 from propensity_spark.config import LakeSettings, SparkSettings
 from propensity_spark.session import get_session
@@ -45,6 +46,16 @@ def _forget_lakes() -> Iterator[None]:
     yield
     if session := SparkSession.getActiveSession():
         session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def interpreted(spark: SparkSession) -> Iterator[None]:
+    """Expressions are interpreted, not compiled. For lines that run dozens of times on few rows: compiling is a fifth of them."""
+    for name, value in INTERPRETED.items():
+        spark.conf.set(name, value)
+    yield
+    for name in INTERPRETED:
+        spark.conf.unset(name)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from propensity_spark.config import CONF_DIR, Settings, load_settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 FIRST, LAST, AS_OF = date(2023, 1, 2), date(2024, 1, 31), date(2023, 12, 31)
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 FEW = (
     "schedule.dates=24",
     "split.test_dates=2",
@@ -24,6 +25,7 @@ FEW = (
     "evaluate.auc_margin_over_baseline=-1.0",
     "evaluate.max_calibration_error=1.0",
     "validation.gate_by_table={activity: {max_rejected_share: 0.5}}",
+    *(f"spark.conf={{{name}: {value!r}}}" for name, value in INTERPRETED.items()),
 )
 
 

@@ -23,7 +23,7 @@ from line_support import run
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
 from pyspark.sql import SparkSession
-from shop import AS_OF, settings, write_orders
+from shop import AS_OF, INTERPRETED, settings, write_orders
 from sqlalchemy import Engine
 
 from propensity_spark.config import Settings, SparkSettings
@@ -31,7 +31,9 @@ from propensity_spark.line import STAGES, run_line, stage_named
 from propensity_spark.session import get_session
 
 ROOT = Path(__file__).resolve().parents[2]
-SPARK = SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=2, conf={"spark.sql.adaptive.enabled": "false"})
+SPARK = SparkSettings(
+    master="local[2]", driver_memory="1g", shuffle_partitions=2, conf={"spark.sql.adaptive.enabled": "false", **INTERPRETED}
+)
 """As the session of the tests: models are equal to the last bit only for the same partitions."""
 
 
@@ -125,6 +127,7 @@ def kill_after_each(spark: SparkSession, folder: Path, every: int) -> list[str]:
 
 
 @pytest.mark.faults
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc for processes")
 def test_a_line_that_is_killed_after_a_write_ends_like_one_that_is_not(spark: SparkSession, tmp_path: Path) -> None:
     killed = kill_after_each(spark, tmp_path, int(os.environ.get("PROPENSITY_KILL_EVERY", "4")))

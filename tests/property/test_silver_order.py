@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source, validate_table
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source
 from validate_support import settings as make_settings
 
 from propensity_spark.config import LakeSettings
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, QUARANTINE, SILVER, USERS
 from propensity_spark.tables import Lake
+from propensity_spark.validate.table import validate_tables
 
 _FOLDERS = itertools.count()
 ACTION_COLUMNS = ("item_id", "ex_date", "action", "ratio", "known_at", "is_deleted")
@@ -112,8 +113,7 @@ def _validate(lake: Lake, run_id: str) -> None:
         "users": source("users", ("user_id", "valid_from", "known_at")),
     }
     chosen = make_settings(lake, sources)
-    for name in ("users", "corporate_actions", "bars", "activity"):
-        validate_table(run(lake, chosen, run_id), SILVER[name])
+    validate_tables(run(lake, chosen, run_id), [SILVER[name] for name in ("users", "corporate_actions", "bars", "activity")])
 
 
 @pytest.fixture(scope="module")
