@@ -8,7 +8,7 @@ RUNTIME ?=
 export DATASET CONF DATA AS_OF SET SCORE_ONLY ARGS
 unexport PYTHONPATH PYTHONHOME
 BIN := "$(CURDIR)/.venv/bin"
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n $(WORKERS) --no-loadscope-reorder
 LONGEST_FIRST := tests/line tests/property tests/notebooks tests/s3 tests
 
 .PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-targets bench-store bench-table bench-far-trans bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean

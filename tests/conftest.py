@@ -10,8 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 from hypothesis import Phase
+from line_support import AS_OF, SMALL, Finished, run, small_settings
 from pyspark.sql import SparkSession
 from shop import INTERPRETED
+from xdist.scheduler import LoadScopeScheduling
 
 from propensity_spark.config import LakeSettings, SparkSettings
 from propensity_spark.session import get_session
@@ -22,6 +24,21 @@ hypothesis.settings.register_profile("first failure", phases=[phase for phase in
 
 os.environ["TZ"] = "UTC"
 time.tzset()
+
+LOOKS_AT_THE_LINE = {"tests/notebooks/test_notebooks.py": "tests/line/test_line.py"}
+
+
+class OneProcessAFile(LoadScopeScheduling):
+    """The tests of a file run in one process, and so do those of files that look at the same finished line."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return LOOKS_AT_THE_LINE.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProcessAFile:
+    return OneProcessAFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +55,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     )
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The whole line, once, on a small simulated lake; the tests look at what it left behind."""
+    return run(spark, small_settings(tmp_path_factory.mktemp("stocks"), *SMALL), AS_OF)
 
 
 @pytest.fixture(scope="module", autouse=True)

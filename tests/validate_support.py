@@ -64,8 +64,17 @@ def text(row: Mapping[str, Any] | str) -> str:
     return row if isinstance(row, str) else json.dumps(row)
 
 
-def deliver(
-    lake: Lake,
+def deliver(lake: Lake, target: str, rows: Iterable[Mapping[str, Any] | str], *how: Any, **more: Any) -> None:
+    """Append one delivery to bronze, described as for `delivery`."""
+    deliver_all(lake, target, [delivery(target, rows, *how, **more)])
+
+
+def deliver_all(lake: Lake, target: str, deliveries: Iterable[list[tuple[Any, ...]]]) -> None:
+    """Append deliveries to bronze in one commit."""
+    lake.append(local_frame(lake.spark, [row for rows in deliveries for row in rows], BRONZE[target].schema), BRONZE[target])
+
+
+def delivery(
     target: str,
     rows: Iterable[Mapping[str, Any] | str],
     batch: str = "b1",
@@ -73,15 +82,15 @@ def deliver(
     context: Mapping[str, str] | None = None,
     uri: str | None = None,
     ingested_at: datetime = INGESTED,
-) -> None:
-    """Append one delivery to bronze. `batch` names its batch and, where `uri` is not given, its file."""
+) -> list[tuple[Any, ...]]:
+    """The rows of bronze of one delivery. `batch` names its batch and, where `uri` is not given, its file."""
     payloads = [text(row) for row in rows]
-    delivery = hashlib.sha256("\n".join(payloads).encode()).hexdigest()
-    frame = [
+    content = hashlib.sha256("\n".join(payloads).encode()).hexdigest()
+    return [
         (
             name or target,
             uri or f"{batch}.file",
-            delivery,
+            content,
             line,
             payload,
             hashlib.sha256(payload.encode()).hexdigest(),
@@ -91,7 +100,6 @@ def deliver(
         )
         for line, payload in enumerate(payloads)
     ]
-    lake.append(local_frame(lake.spark, frame, BRONZE[target].schema), BRONZE[target])
 
 
 def rows_of(lake: Lake, table: Table, *columns: str) -> list[tuple[Any, ...]]:

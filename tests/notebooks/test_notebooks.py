@@ -8,22 +8,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from line_support import AS_OF, SMALL, run, small_settings
+from line_support import SMALL, Finished
 from nbclient import NotebookClient
-from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SMALLER = (*SMALL, "simulate.users=160", "simulate.users_per_batch=80", "simulate.truth_users=40", "simulate.truth_futures=20")
 
 
-@pytest.fixture(scope="session")
-def finished_settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """PROPENSITY_SETTINGS of a finished small run; values without spaces, as words are split there."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    run(spark, small_settings(folder, *SMALLER), AS_OF)
-    words = [word for word in SMALLER if " " not in word]
-    return " ".join([f"lake.root={folder / 'lake'}", f"publish.uri={folder / 'published'}", "spark.driver_memory=2g", *words])
+@pytest.fixture
+def finished_settings(finished: Finished) -> str:
+    """PROPENSITY_SETTINGS of the finished line; values without spaces, as words are split there."""
+    words = [word for word in SMALL if " " not in word]
+    places = [f"lake.root={finished.settings.lake.root}", f"publish.uri={finished.settings.publish.uri}"]
+    return " ".join([*places, "spark.driver_memory=2g", *words])
 
 
 def test_the_notebooks_are_there() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
-from validate_support import deliver, rows_of, run, validate_table
+from validate_support import deliver_all, delivery, rows_of, run, validate_table
 from validate_support import settings as make_settings
 
 from propensity_spark.config import LakeSettings, MassiveSource
@@ -61,7 +61,9 @@ def ingested(number: int) -> datetime:
     return datetime.combine(FIRST + timedelta(days=number + 1), time(2), UTC)
 
 
-def take(lake: Lake, number: int, answer: Answer) -> None:
+def delivered(number: int, answer: Answer) -> list[tuple[Any, ...]]:
+    """What a run takes from an answer, a page for each item."""
+    found = []
     new_from = SOURCE.start if number == 0 else FIRST + timedelta(days=number)
     for item in "AB":
         rows = []
@@ -70,7 +72,8 @@ def take(lake: Lake, number: int, answer: Answer) -> None:
             if name == item:
                 rows.append({"t": start, "o": close, "h": close, "l": close, "c": close, "v": 10.0})
         context = {"ticker": item, "new_from": str(new_from)}
-        deliver(lake, "bars", rows, f"run{number}", "feed", context, f"{item}-{number}", ingested(number))
+        found += delivery("bars", rows, f"run{number}", "feed", context, f"{item}-{number}", ingested(number))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +91,7 @@ def test_silver_holds_every_change_once_however_runs_are_batched(spark: SparkSes
         chosen = make_settings(lake, {"bars": SOURCE})
         upcoming = iter(enumerate(answers))
         for step, count in enumerate(steps):
-            for number, answer in itertools.islice(upcoming, count):
-                take(lake, number, answer)
+            deliver_all(lake, "bars", [delivered(number, answer) for number, answer in itertools.islice(upcoming, count)])
             validate_table(run(lake, chosen, f"validate{step}", FIRST + timedelta(days=RUNS)), BARS)
         found = [
             (item, day, known.replace(tzinfo=UTC), close)

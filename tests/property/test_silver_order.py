@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, rows_of, run, source
+from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver_all, delivery, rows_of, run, source
 from validate_support import settings as make_settings
 
 from propensity_spark.config import LakeSettings
@@ -105,6 +105,11 @@ def _lake(spark: SparkSession, folder: Path) -> Lake:
     return Lake(spark, LakeSettings(root=str(folder / f"lake{next(_FOLDERS)}")))
 
 
+def _deliver(lake: Lake, deliveries: list[tuple[str, str, list[str]]], batch: str) -> None:
+    for target in {target for target, _, _ in deliveries}:
+        deliver_all(lake, target, [delivery(target, rows, batch, uri=uri) for name, uri, rows in deliveries if name == target])
+
+
 def _validate(lake: Lake, run_id: str) -> None:
     sources = {
         "corporate_actions": source("corporate_actions", ACTION_COLUMNS),
@@ -135,8 +140,7 @@ def test_silver_and_quarantine_do_not_depend_on_order_or_batching(spark: SparkSe
             deliveries.append((target, f"{target}{number}", [_anchor(target, number), *rows[number::4]]))
 
     at_once = _lake(spark, folder)
-    for target, uri, rows in deliveries:
-        deliver(at_once, target, rows, batch="all", uri=uri)
+    _deliver(at_once, deliveries, "all")
     _validate(at_once, "once")
 
     bit_by_bit = _lake(spark, folder)
@@ -144,8 +148,7 @@ def test_silver_and_quarantine_do_not_depend_on_order_or_batching(spark: SparkSe
     chance.shuffle(order)
     order.sort(key=lambda delivery: delivery[1] != "users-base")
     for number in range(3):
-        for target, uri, rows in order[number::3]:
-            deliver(bit_by_bit, target, rows, batch=f"batch{number}", uri=uri)
+        _deliver(bit_by_bit, order[number::3], f"batch{number}")
         _validate(bit_by_bit, f"run{number}")
 
     once, bits = _state(at_once), _state(bit_by_bit)
