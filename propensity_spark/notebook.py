@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 from propensity_spark.errors import TableMissing
-from propensity_spark.evaluate.pictures import LOOK
+from propensity_spark.evaluate.canvas import LOOK
 from propensity_spark.features.windows import Grid, version_intervals
 from propensity_spark.platform import on_databricks, widgets
 from propensity_spark.schemas import RUNS, Table

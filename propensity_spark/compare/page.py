@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from propensity_spark.evaluate.pictures import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PURPLE, embedded, panel, percent_axes
+from propensity_spark.evaluate.canvas import BLUE, GREEN, GREY, INK, LOOK, ORANGE, PURPLE, embedded, panel, percent_axes
 from propensity_spark.evaluate.report import estimate_text
 
 _NAMES = {

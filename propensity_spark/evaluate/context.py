@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from pyspark.sql import functions as F
 
 from propensity_spark import __version__
 from propensity_spark.config import FileSource, Settings
+from propensity_spark.evaluate.explain import correlated
 from propensity_spark.predictor import PropensityModel
 
 SLICES = ("train", "validation", "calibration", "test")
 FEW_PURCHASES = 100
+ITEMS_TOGETHER = 20
 
 
 def head(settings: Settings, model: PropensityModel, as_of: date) -> dict[str, Any]:
@@ -65,6 +67,19 @@ def stage_rows(runs: DataFrame, as_of: date) -> list[dict[str, Any]]:
         .orderBy("started_at")
     )
     return [row.asDict() for row in found.select("stage", "rows_in", "rows_out", "rows_rejected", "seconds", "note").collect()]
+
+
+def items_together(market: DataFrame, bought: DataFrame, as_of: date) -> dict[str, Any] | None:
+    """How the daily returns of the 20 items purchased most go together, over the sessions of the year to `as_of`; see explain.correlated.
+
+    `market`: gold/market_features; `bought`: purchases with `item_id`. None where fewer than two of the items have returns.
+    """
+    most = bought.groupBy("item_id").count().orderBy(F.col("count").desc(), "item_id").limit(ITEMS_TOGETHER)
+    of_a_session = (F.col("as_of_date") == F.col("last_session_date")) & (F.col("as_of_date") <= F.lit(as_of))
+    recent = of_a_session & (F.col("as_of_date") > F.lit(as_of - timedelta(days=365)))
+    returns = market.where(recent).join(F.broadcast(most.select("item_id")), "item_id", "left_semi")
+    rows = returns.select("item_id", "as_of_date", "return_1d").toPandas()  # at most 20 items on 260 sessions
+    return correlated(rows.pivot(index="as_of_date", columns="item_id", values="return_1d"), "pearson")
 
 
 def quality(quarantine: DataFrame, profiles: DataFrame) -> list[dict[str, Any]]:

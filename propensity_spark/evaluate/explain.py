@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from scipy.cluster.hierarchy import leaves_list, linkage
 
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
@@ -16,13 +18,15 @@ from propensity_spark.score import matrix_of, packed
 
 POINTS = 300
 SHOWN = 15
+REASONS, CORRELATED, BOTH_THERE = 8, 20, 50
 DEPENDENCE_FEATURES, DEPENDENCE_ROWS, DEPENDENCE_VALUES = 6, 500, 25
 
 
 def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any]:
     """`gain`: share of the total gain per feature; `shap`: mean |SHAP value| (log-odds) per feature, both largest first;
     `points`: for the first 15 features up to 300 rows each as [SHAP value, rank of the feature's value in 0–1 or null];
-    `dependence`: of the first 6 features that are quantities, see `dependence`.
+    `dependence`: of the first 6 features that are quantities, see `dependence`; `singles`: three rows, see `singles`;
+    `correlations`: of the first 20 features that are quantities, see `correlated`.
 
     The sample is the `rows` test rows with the smallest hash of their key: the same rows whatever the partitions.
     SHAP values are those of the trees, before calibration, which keeps their order.
@@ -30,7 +34,8 @@ def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any
     """
     booster = _booster(model)
     sample = _sample(test, model, rows)
-    contributions = model.contributions_of_many(sample)[:, :-1]
+    with_base = model.contributions_of_many(sample)
+    contributions = with_base[:, :-1]
     mean = np.abs(contributions).mean(axis=0)
     order = np.argsort(-mean, kind="stable")
     gain = {model.features[int(name[1:])]: float(value) for name, value in booster.get_score(importance_type="total_gain").items()}
@@ -42,6 +47,8 @@ def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any
         "shap": [[model.features[i], float(mean[i])] for i in order],
         "points": {model.features[i]: _points(contributions[:, i], sample[:, i]) for i in order[:SHOWN]},
         "dependence": dependence(model, sample[:DEPENDENCE_ROWS], quantities),
+        "singles": singles(model, sample, with_base),
+        "correlations": correlated(pd.DataFrame({model.features[i]: sample[:, i] for i in quantities[:CORRELATED]}), "spearman"),
     }
 
 
@@ -74,6 +81,45 @@ def dependence(model: PropensityModel, sample: NDArray[np.float32], features: It
         if len(found) == DEPENDENCE_FEATURES:
             break
     return found
+
+
+def singles(model: PropensityModel, sample: NDArray[np.float32], contributions: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """The rows of the sample with the highest, the median and the lowest probability, each explained; empty for an empty sample.
+
+    `contributions`: SHAP values of the sample, the base last. Out, for each row: `probability`, calibrated; `base`, the log-odds that all
+    rows share; `reasons`, the 8 features that move it most as [name, value or null, SHAP value], and `others`, the sum of the rest.
+    Base, reasons and others add up to the row's log-odds before calibration.
+    """
+    probability = model.predict(sample)
+    order = np.argsort(probability, kind="stable")
+    found = []
+    for which, place in (("Highest", -1), ("Median", len(order) // 2), ("Lowest", 0)) if len(order) else ():
+        row = order[place]
+        effects, values = contributions[row, :-1], sample[row]
+        first = np.argsort(-np.abs(effects), kind="stable")[:REASONS]
+        reasons = [[model.features[i], None if np.isnan(values[i]) else float(values[i]), float(effects[i])] for i in first]
+        others = float(effects.sum() - effects[first].sum())
+        base = float(contributions[row, -1])
+        found.append({"which": which, "probability": float(probability[row]), "base": base, "reasons": reasons, "others": others})
+    return found
+
+
+def correlated(columns: pd.DataFrame, method: Literal["spearman", "pearson"]) -> dict[str, Any] | None:
+    """Correlations of the columns that vary, over the rows where both are there; like beside like. None for fewer than two columns.
+
+    Out: `names` in their order, `matrix` of rows of correlations; null where fewer than 50 rows have both, or one is constant in them.
+    """
+    varied = columns.loc[:, [columns[name].nunique() > 1 for name in columns]].astype(float)
+    if varied.shape[1] < 2:
+        return None
+    matrix = varied.corr(method=method, min_periods=BOTH_THERE)
+    distances = 1 - matrix.abs().fillna(0.0).to_numpy()[np.triu_indices(len(matrix), 1)]
+    order = leaves_list(linkage(distances, "average"))
+    ordered = matrix.iloc[order, order]
+    return {
+        "names": list(ordered.columns),
+        "matrix": [[None if np.isnan(value) else round(value, 3) for value in row] for row in ordered.to_numpy().tolist()],
+    }
 
 
 def _booster(model: PropensityModel) -> Any:

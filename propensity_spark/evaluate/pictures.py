@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 
-# Okabe and Ito (2008): told apart with every common kind of colour blindness; line styles repeat the distinction.
-BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#1F2933"
+from propensity_spark.evaluate.canvas import BLUE, GREEN, GREY, INK, LOOK, ORANGE, as_count, as_percent, embedded, panel, percent_axes
+from propensity_spark.evaluate.explanation_pictures import bars, beeswarm, correlations, dependence, force
+
 STYLES: dict[str, tuple[str, Any]] = {
     "challenger": (BLUE, "-"),
     "baseline": (ORANGE, (0, (5, 2))),
     "champion": (GREEN, (0, (1.5, 1.5))),
 }
 _NAMES = {"challenger": "This model", "champion": "Champion before", "constant": "Constant rate"}
-LOOK: dict[Any, Any] = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": "#9AA5B1",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E7EB",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "svg.hashsalt": "propensity",
-}
 
 
 def score_names(report: Mapping[str, Any]) -> dict[str, str]:
@@ -68,27 +49,22 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
         if "curve" in found.get("worth", {}):
             drawn["profit"] = _profit(found["worth"])
         if explained := report.get("explain"):
-            drawn["gain_importance"] = _bars(explained["gain"][:15], "Share of total gain", PercentFormatter(1.0, 0))
-            drawn["shap"] = _bars(explained["shap"][:15], "Mean |SHAP value| (log-odds)", None)
-            drawn["beeswarm"] = _beeswarm(explained["points"])
+            drawn["gain_importance"] = bars(explained["gain"][:15], "Share of total gain", PercentFormatter(1.0, 0))
+            drawn["shap"] = bars(explained["shap"][:15], "Mean |SHAP value| (log-odds)", None)
+            drawn["beeswarm"] = beeswarm(explained["points"])
             if explained.get("dependence"):
-                drawn["dependence"] = _dependence(explained["dependence"])
+                drawn["dependence"] = dependence(explained["dependence"])
+            if explained.get("singles"):
+                drawn["force"] = force(explained["singles"])
+            if explained.get("correlations"):
+                drawn["correlations"] = correlations(explained["correlations"])
+        if together := report.get("items_together"):
+            drawn["items_together"] = correlations(together)
         if drift := report.get("drift"):
             measured = [row for row in drift if row["measure"] == "psi" and row["value"] is not None]
             if measured:
                 drawn["drift"] = _drift(sorted(measured, key=lambda row: -row["value"])[:20])
         return drawn
-
-
-def embedded(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=160)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def panel(width: float = 5.2, height: float = 4.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
 
 
 def _roc(curves: Mapping[str, Any], found: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
@@ -116,7 +92,7 @@ def _precision_recall(curves: Mapping[str, Any], found: Mapping[str, Any], names
         colour, style = STYLES[score]
         axes.plot(curve["recall"], curve["precision"], color=colour, ls=style, label=names[score])
     rate = found["purchases"] / found["rows"]
-    axes.axhline(rate, color=GREY, lw=1, label=f"Purchase rate, {_rate(rate)}")
+    axes.axhline(rate, color=GREY, lw=1, label=f"Purchase rate, {as_percent(rate)}")
     axes.set(xlabel="Recall (of all purchases, missed ones too)", ylabel="Precision", xlim=(0, 1), ylim=(0, None))
     percent_axes(axes, "xy")
     axes.legend(loc="upper right")
@@ -139,10 +115,10 @@ def _reliability(groups: Sequence[Mapping[str, Any]]) -> Figure:
     axes.legend(loc="upper left")
     counts.vlines(x, 0, [group["rows"] for group in groups], color=BLUE, lw=4)
     counts.set(xlabel="Mean predicted probability (log scale)", ylabel="Rows")
-    counts.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    counts.yaxis.set_major_formatter(FuncFormatter(lambda value, _: as_count(value)))
     for axis in (axes.xaxis, axes.yaxis, counts.xaxis):
         axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if top / floor < 1e3 else (1.0,)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: as_percent(value)))
         axis.set_minor_formatter(NullFormatter())
     return figure
 
@@ -192,7 +168,7 @@ def _histogram(bins: Sequence[Mapping[str, Any]]) -> Figure:
             label=f"{name}, n = {counts.sum():,.0f}",
         )
     ticks = [p for p in (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99) if left.min() <= math.log(p / (1 - p)) <= left.max() + width]
-    axes.set_xticks([math.log(p / (1 - p)) for p in ticks], [_rate(p) for p in ticks])
+    axes.set_xticks([math.log(p / (1 - p)) for p in ticks], [as_percent(p) for p in ticks])
     axes.set(xlabel="Predicted probability (log-odds scale)", ylabel="Share of rows of the class")
     percent_axes(axes, "y")
     axes.legend(loc="upper right")
@@ -203,7 +179,7 @@ def _threshold(curve: Mapping[str, Any], threshold: float) -> Figure:
     figure, axes = panel()
     for name, (colour, style) in zip(("precision", "recall", "f1"), STYLES.values(), strict=True):
         axes.plot(curve["threshold"], curve[name], color=colour, ls=style, label="F1" if name == "f1" else name.capitalize())
-    axes.axvline(threshold, color=INK, lw=1, label=f"Decision threshold, {_rate(threshold)}")
+    axes.axvline(threshold, color=INK, lw=1, label=f"Decision threshold, {as_percent(threshold)}")
     axes.set(xlabel="Threshold on the predicted probability", ylabel="Value", xlim=(0, None), ylim=(0, 1.01))
     percent_axes(axes, "xy")
     axes.legend(loc="upper right")
@@ -221,81 +197,17 @@ def _profit(worth: Mapping[str, Any]) -> Figure:
     axes.plot([0, 1], [0, value[-1]], color=GREY, lw=1, label="Random order")
     axes.axhline(0, color=INK, lw=0.8)
     chosen = worth["contacted_share"]
-    axes.axvline(chosen, color=INK, lw=1, ls=(0, (5, 2)), label=f"At the threshold: {_rate(chosen)} contacted")
+    axes.axvline(chosen, color=INK, lw=1, ls=(0, (5, 2)), label=f"At the threshold: {as_percent(chosen)} contacted")
     best = max(value)
     worth_seeing = max((n for n, profit in enumerate(value) if profit >= -best), default=0) + 1  # beyond it is loss alone
     right = shares[min(worth_seeing, len(shares) - 1)] if best > 0 else 1.0
     axes.set(xlabel="Share of candidates contacted", ylabel="Profit", xlim=(0, max(right, min(1.2 * chosen, 1.0))))
     if best > 0:
         axes.set_ylim(-1.2 * best, 1.25 * best)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _rate(share)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: as_percent(share)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda money, _: f"{money:,.0f}"))
     axes.legend(loc="upper right" if value[-1] < 0 else "lower right")
     return figure
-
-
-def _bars(pairs: Sequence[tuple[str, float]], label: str, formatter: Any) -> Figure:
-    figure, axes = panel(5.2, 0.9 + 0.27 * len(pairs))
-    names, values = [pair[0] for pair in pairs][::-1], [pair[1] for pair in pairs][::-1]
-    axes.barh(names, values, color=BLUE, height=0.65)
-    axes.set(xlabel=label)
-    axes.grid(visible=False, axis="y")
-    if formatter is not None:
-        axes.xaxis.set_major_formatter(formatter)
-    return figure
-
-
-def _beeswarm(points: Mapping[str, Sequence[Sequence[float | None]]]) -> Figure:
-    """One row per feature; dots pile up where SHAP values are common; colour is the feature's value as a rank."""
-    figure, axes = panel(10.6, 0.9 + 0.36 * len(points))
-    shown = None
-    names = list(points)[::-1]
-    for row, name in enumerate(names):
-        pairs = points[name]
-        x = np.array([pair[0] for pair in pairs], float)
-        rank = np.array([np.nan if pair[1] is None else pair[1] for pair in pairs], float)
-        y = row + _piled(x)
-        empty = np.isnan(rank)
-        axes.scatter(x[empty], y[empty], s=9, color="#B8BEC6", linewidths=0, rasterized=True)
-        shown = axes.scatter(x[~empty], y[~empty], s=9, c=rank[~empty], cmap="cividis", vmin=0, vmax=1, linewidths=0, rasterized=True)
-    axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="SHAP value (log-odds): left lowers, right raises the probability")
-    if shown is not None:
-        bar = figure.colorbar(shown, ax=axes, ticks=[0, 1], pad=0.01, aspect=40)
-        bar.ax.set_yticklabels(["low", "high"])
-        bar.set_label("Value of the feature (grey: null)")
-    return figure
-
-
-def _dependence(found: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """One panel per feature, three in a row, on one scale of probability."""
-    rows = math.ceil(len(found) / 3)
-    figure = Figure(figsize=(10.6, 0.4 + 2.5 * rows), layout="constrained")
-    panels = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
-    for axes, (name, curve) in zip(panels, found.items(), strict=False):
-        axes.fill_between(curve["values"], curve["low"], curve["high"], color=BLUE, alpha=0.18, linewidth=0)
-        axes.plot(curve["values"], curve["mean"], color=BLUE, marker="o", ms=3)
-        if curve["null"] is not None:
-            axes.axhline(curve["null"], color=GREY, ls=(0, (1.5, 1.5)))
-        axes.set(xlabel=name)
-        percent_axes(axes, "y")
-    for axes in panels[len(found) :]:
-        axes.set_visible(False)
-    figure.supylabel("Probability")
-    return figure
-
-
-def _piled(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Offsets in ±0.4: dots whose values fall into one of 60 bins are spread, the fullest bin the widest."""
-    bins = np.floor((x - x.min()) / ((np.ptp(x) or 1.0) / 60)).astype(int)
-    order = np.argsort(bins, kind="stable")
-    counts = np.bincount(bins)
-    place = np.empty(len(x))
-    place[order] = np.arange(len(x)) - np.repeat(np.cumsum(counts) - counts, counts)
-    middle = (counts[bins] - 1) / 2
-    offsets: NDArray[np.float64] = (place - middle) / max(counts.max(), 2) * 0.8
-    return offsets
 
 
 def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -311,21 +223,6 @@ def _drift(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xlabel="Population stability index against the champion's training data")
     axes.grid(visible=False, axis="y")
     return figure
-
-
-def percent_axes(axes: Axes, which: str) -> None:
-    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-        if name in which:
-            axis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value)))
-
-
-def _rate(value: float) -> str:
-    """A share in percent with as many digits as it needs: 0.25%, 5%, 40%."""
-    return f"{100 * value:.2g}%" if abs(value) < 0.0995 else f"{100 * value:.0f}%"
-
-
-def _short(value: float) -> str:
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
 def _or(value: float | None, other: float) -> float:

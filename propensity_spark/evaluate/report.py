@@ -48,7 +48,7 @@ def render(report: Mapping[str, Any], path: Path) -> None:
     )
     environment.filters |= FILTERS
     empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "stages", "quality", "notes"), ())
-    optional = empty | dict.fromkeys(("explain", "ceiling", "drift"))
+    optional = empty | dict.fromkeys(("explain", "ceiling", "drift", "items_together"))
     page = environment.get_template("report.html.j2").render(
         **optional | dict(report),
         pictures=pictures(report),

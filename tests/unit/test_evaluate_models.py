@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from propensity_spark.errors import FeatureMismatch, OneClassOnly
 from propensity_spark.evaluate import context
 from propensity_spark.evaluate.baseline import fit_baseline, with_baseline
 from propensity_spark.evaluate.ceiling import ceiling
-from propensity_spark.evaluate.explain import dependence, explain
+from propensity_spark.evaluate.explain import correlated, dependence, explain, singles
 from propensity_spark.evaluate.heldout import assess, scored_test
 from propensity_spark.evaluate.leaks import alone
 from propensity_spark.features.registry import USER_FEATURES, model_features, training_set_table
@@ -217,6 +217,70 @@ def test_shap_values_add_up_and_do_not_depend_on_partitions(spark: SparkSession)
     assert len(found["points"]["recency_days"]) == 100
     assert any(rank is None for _, rank in found["points"]["recency_days"])
     assert all(0 < rank < 1 for _, rank in found["points"]["views_7d"])
+
+
+def test_three_rows_are_explained_by_what_adds_up_to_their_log_odds() -> None:
+    model, rng = model_of(training_rows()), np.random.default_rng(6)
+    sample = rng.random((41, len(FEATURES))).astype(np.float32) * 30
+    sample[::7, 0] = np.nan
+    found = singles(model, sample, model.contributions_of_many(sample))
+    probability = model.predict(sample)
+    assert [(one["which"], one["probability"]) for one in found] == [
+        ("Highest", probability.max()),
+        ("Median", np.sort(probability)[20]),
+        ("Lowest", probability.min()),
+    ]
+    booster = xgboost.Booster(model_file=bytearray(model.booster))
+    log_odds = booster.inplace_predict(sample, predict_type="margin")
+    for one in found:
+        row = np.flatnonzero(probability == one["probability"])
+        total = one["base"] + sum(effect for _, _, effect in one["reasons"]) + one["others"]
+        assert np.isclose(log_odds[row], total, atol=1e-4).any()
+        sizes = [abs(effect) for _, _, effect in one["reasons"]]
+        assert sizes == sorted(sizes, reverse=True)
+        values = {name: value for name, value, _ in one["reasons"]}
+        same = [all(_same(sample[r, FEATURES.index(name)], value) for name, value in values.items()) for r in row]
+        assert any(same)
+    assert singles(model, sample[:0], np.zeros((0, len(FEATURES) + 1))) == []
+
+
+def _same(cell: float, told: float | None) -> bool:
+    return bool(np.isnan(cell)) if told is None else cell == np.float32(told)
+
+
+def test_correlations_are_of_columns_that_vary_and_of_rows_that_have_both() -> None:
+    up = np.arange(60.0)
+    columns = pd.DataFrame({"up": up, "noise": np.random.default_rng(1).random(60), "down": -(up**3), "flat": 1.0, "few": up})
+    columns.loc[11:, "few"] = np.nan
+    found = correlated(columns, "spearman")
+    assert found is not None
+    assert sorted(found["names"]) == ["down", "few", "noise", "up"]
+    assert abs(found["names"].index("up") - found["names"].index("down")) == 1  # like beside like
+    value = {(a, b): found["matrix"][i][j] for i, a in enumerate(found["names"]) for j, b in enumerate(found["names"])}
+    assert (value["up", "up"], value["up", "down"], value["few", "up"]) == (1.0, -1.0, None)
+    assert correlated(columns[["up", "flat"]], "spearman") is None
+
+
+def test_items_move_together_as_their_returns_of_the_year_do(spark: SparkSession) -> None:
+    """`old` is not among the 20 purchased most or has no return of the year; a row that repeats an earlier session is none."""
+    days = [date(2024, 1, 1) + timedelta(days=n) for n in range(100)]
+    rows = []
+    for n, day in enumerate(days):
+        move = (n * 37 % 11) / 100
+        rows += [("a", day, day, move), ("b", day, day, 2 * move), ("c", day, day, -move), ("unpurchased", day, day, move)]
+    rows += [
+        ("a", date(2024, 4, 20), days[-1], 9.0),
+        ("old", date(2022, 1, 3), date(2022, 1, 3), 0.1),
+        ("a", date(2024, 6, 1), date(2024, 6, 1), 9.0),
+    ]
+    market = spark.createDataFrame(rows, "item_id string, as_of_date date, last_session_date date, return_1d double")
+    bought = spark.createDataFrame([("u", item) for item in ("a", "a", "b", "c", "old")], "user_id string, item_id string")
+    found = context.items_together(market, bought, date(2024, 5, 1))
+    assert found is not None
+    value = {(a, b): found["matrix"][i][j] for i, a in enumerate(found["names"]) for j, b in enumerate(found["names"])}
+    assert sorted(found["names"]) == ["a", "b", "c"]
+    assert (value["a", "b"], value["a", "c"]) == (1.0, -1.0)
+    assert context.items_together(market, bought, date(2020, 5, 1)) is None
 
 
 def test_partial_dependence_is_the_mean_of_rows_that_are_told_a_value() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from propensity_spark.evaluate import report
-from propensity_spark.evaluate.pictures import _rate, _short
+from propensity_spark.evaluate.canvas import as_count, as_percent
 
 
 def estimate(value: float, spread: float = 0.01) -> dict[str, float | None]:
@@ -133,7 +133,18 @@ def full() -> dict[str, Any]:
                 "recency_days": {"values": [1.0, 9.0], "mean": [0.1, 0.05], "low": [0.05, 0.01], "high": [0.2, 0.1], "null": 0.02},
                 "views_7d": {"values": [0.0, 1.0], "mean": [0.1, 0.1], "low": [0.1, 0.1], "high": [0.1, 0.1], "null": None},
             },
+            "singles": [
+                {
+                    "which": "Highest",
+                    "probability": 0.4,
+                    "base": -3.0,
+                    "reasons": [["recency_days", 2.0, 1.5], ["views_7d", None, -0.4]],
+                    "others": 0.1,
+                }
+            ],
+            "correlations": {"names": ["recency_days", "views_7d"], "matrix": [[1.0, None], [None, 1.0]]},
         },
+        "items_together": {"names": ["AAPL", "MSFT"], "matrix": [[1.0, 0.6], [0.6, 1.0]]},
         "ceiling": {
             "rows": 400,
             "users": 20,
@@ -193,10 +204,13 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "20 for each purchase less 0.5 for each contact",
         "Profit by share contacted",
         "62.5%",
+        "Three rows, one by one",
+        "rank correlation of the 2 features",
+        "Items that move together",
         "AUC &lt;low&gt;",
     ):
         assert words in page, words
-    assert page.count("<img ") == 13
+    assert page.count("<img ") == 16
     assert page.count("alt=") == page.count("<img ")
 
 
@@ -262,5 +276,5 @@ def test_facts_and_metrics_for_other_readers() -> None:
 
 
 def test_shares_and_counts_are_short() -> None:
-    assert [_rate(value) for value in (0.0, 0.0025, 0.05, 0.0996, 0.4)] == ["0%", "0.25%", "5%", "10%", "40%"]
-    assert [_short(value) for value in (5, 20_000, 3e6)] == ["5", "20k", "3M"]
+    assert [as_percent(value) for value in (0.0, 0.0025, 0.05, 0.0996, 0.4)] == ["0%", "0.25%", "5%", "10%", "40%"]
+    assert [as_count(value) for value in (5, 20_000, 3e6)] == ["5", "20k", "3M"]
