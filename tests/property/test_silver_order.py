@@ -44,8 +44,12 @@ def _bars(chance: random.Random) -> list[str]:
 
 
 def _events(chance: random.Random) -> list[str]:
-    """Events with corrections, moved dates, conflicts, repeated lines and users who are not known yet."""
-    rows = []
+    """Events with corrections, moved dates (one always), conflicts, repeated lines and users who are not known yet."""
+    moved = (
+        '{"event_id":"moved","user_id":"u1","item_id":"A","event_type":"view",'
+        '"event_ts":"2024-03-0%sT10:00:00Z","known_at":"2024-03-0%sT00:00:00Z"}'
+    )
+    rows = [moved % (4, 5), moved % (5, 7)]
     for number in range(25):
         for _ in range(chance.choice([1, 1, 2, 3])):
             day = chance.choice([4, 4, 4, 5])
