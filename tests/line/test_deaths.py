@@ -1,4 +1,5 @@
-"""The line dies after each of its writes, one after the other; the same command again ends where a run without deaths ends.
+"""The line dies after every fifth of its writes, one after the other, and among the faults after each of them; the same command again ends
+where a run without deaths ends.
 
 Here a death is an exception, after which no further write of the run succeeds. `test_kills.py` does it with processes that are killed.
 """
@@ -22,22 +23,22 @@ class Death(BaseException):
     """What no `except Exception` stops."""
 
 
-@pytest.mark.faults
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.faults)])
 @pytest.mark.usefixtures("interpreted")
-def test_a_line_that_dies_again_and_again_ends_like_one_that_does_not(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_line_that_dies_again_and_again_ends_like_one_that_does_not(spark: SparkSession, tmp_path: Path, every: int) -> None:
     write_orders(tmp_path / "data" / "orders")
     whole, broken = (settings(tmp_path / name, tmp_path / "data") for name in ("whole", "broken"))
     expected = left_behind(run(spark, whole, AS_OF).lake, whole)
     survived: list[str] = []
-    while (lake := one_life(spark, broken, survived)) is None:
+    while (lake := one_life(spark, broken, survived, every)) is None:
         pass
     assert len(survived) > 25
     assert {name.partition(":")[0] for name in survived} >= {stage.name for stage in STAGES}
     assert left_behind(lake, broken) == expected
 
 
-def one_life(spark: SparkSession, broken: Settings, survived: list[str]) -> Lake | None:
-    """Run the line; it dies after the first write that is not in `survived`, which then holds it (None), else it comes to its end."""
+def one_life(spark: SparkSession, broken: Settings, survived: list[str], every: int) -> Lake | None:
+    """Run the line; it dies after the `every`th write that is not in `survived`, which then holds it (None), else it comes to its end."""
     dead = False
 
     def before() -> None:
@@ -48,8 +49,9 @@ def one_life(spark: SparkSession, broken: Settings, survived: list[str]) -> Lake
         nonlocal dead
         if name not in survived:
             survived.append(name)
-            dead = True
-            raise Death
+            if len(survived) % every == 0:
+                dead = True
+                raise Death
 
     try:
         with watched(before, after):

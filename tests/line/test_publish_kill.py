@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 import propensity_spark
@@ -82,7 +81,6 @@ def _watch(process: subprocess.Popen[bytes], uris: Sequence[Path]) -> set[str]:
         return seen
 
 
-@pytest.mark.faults
 def test_a_killed_publisher_leaves_the_old_run_and_the_next_one_finishes(spark: SparkSession, tmp_path: Path) -> None:
     uris = {kill_at: tmp_path / kill_at for kill_at in KILL_POINTS}
     old = _publish(spark, tmp_path / "old", 0.1)

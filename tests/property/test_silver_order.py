@@ -110,7 +110,7 @@ def _lake(spark: SparkSession, folder: Path) -> Lake:
 
 
 def _deliver(lake: Lake, deliveries: list[tuple[str, str, list[str]]], batch: str) -> None:
-    for target in {target for target, _, _ in deliveries}:
+    for target in sorted({target for target, _, _ in deliveries}):
         deliver_all(lake, target, [delivery(target, rows, batch, uri=uri) for name, uri, rows in deliveries if name == target])
 
 
