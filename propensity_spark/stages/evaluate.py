@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -57,7 +56,7 @@ def _execute(run: Run) -> Outcome:
         "stages": context.stage_rows(lake.read_or_empty(RUNS), run.as_of),
         "quality": context.quality(lake.read_or_empty(QUARANTINE), lake.read_or_empty(PROFILES)),
         "drift": context.drift(lake.read_or_empty(DRIFT), run.as_of),
-        "items_together": _items_together(run, bought),
+        "items_together": context.items_together(lake.read(MARKET_FEATURES), bought, run.as_of) if settings.has_market else None,
         "notes": context.notes(settings, found, every.count() - bought.count()),
     }
     release(every)
@@ -78,13 +77,6 @@ def _user_segments(run: Run, dates: Sequence[date]) -> DataFrame | None:
     grid = Grid(tuple(dates))
     known = attributes_as_of(run.lake.read(USERS), "user_id", [USER_SEGMENT], grid)
     return known.select("user_id", grid.day(F.col("position")).alias("as_of_date"), USER_SEGMENT)
-
-
-def _items_together(run: Run, bought: DataFrame) -> dict[str, Any] | None:
-    """None where items have no market."""
-    if run.settings.grain == "user" or not run.settings.has_market:
-        return None
-    return context.items_together(run.lake.read(MARKET_FEATURES), bought, run.as_of)
 
 
 def _truth(run: Run, dates: Sequence[date]) -> DataFrame | None:
