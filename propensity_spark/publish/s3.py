@@ -61,9 +61,9 @@ class S3Store:
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=self._key(key))
         except ClientError as error:
-            if _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket":
-                return None
-            raise
+            if not _is_missing(error):
+                raise
+            return None
         return answer["Body"].read(), answer["ETag"]
 
     def write(self, key: str, body: bytes, expected: str | None) -> None:
@@ -111,7 +111,7 @@ class S3Store:
         """Remove a folder that nobody reads, manifest first: what has none is no run."""
         self.remove(f"{folder}/_manifest.json")
         for key, _, _ in self._objects(self._key(folder) + "/"):
-            self.client.delete_object(Bucket=self.bucket, Key=key)
+            self._delete(key)
 
     def move(self, source: str, folder: str, names: Iterable[str]) -> None:
         """Copy files into a run's folder, inside the server; what is left in `source` is the caller's to clear."""
@@ -127,7 +127,7 @@ class S3Store:
 
     def remove(self, key: str) -> None:
         """Remove one object, if it is there."""
-        self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+        self._delete(self._key(key))
 
     def days(self) -> list[str]:
         """The `as_of_date=…` prefixes, oldest first."""
@@ -187,6 +187,13 @@ class S3Store:
         else:
             self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, IfMatch=expected)
 
+    def _delete(self, key: str) -> None:
+        try:
+            self.client.delete_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:  # Amazon's server says nothing of an object that is gone; others do when two remove it at once
+            if not _is_missing(error):
+                raise
+
     def _objects(self, prefix: str) -> Iterator[tuple[str, int, datetime]]:
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             yield from ((entry["Key"], entry["Size"], entry["LastModified"]) for entry in page.get("Contents", []))
@@ -197,3 +204,8 @@ class S3Store:
 
 def _status(error: ClientError) -> int:
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _is_missing(error: ClientError) -> bool:
+    """Whether the object, not its bucket, is what was not found."""
+    return _status(error) == 404 and error.response["Error"]["Code"] != "NoSuchBucket"

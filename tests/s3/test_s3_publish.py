@@ -101,6 +101,15 @@ def proxy(server: S3Server, store: S3Store, monkeypatch: pytest.MonkeyPatch) -> 
         yield running  # type: ignore[misc]
 
 
+def test_a_stray_that_another_publisher_removes_at_the_same_time_is_gone(store: S3Store, uri: str, proxy: S3Proxy) -> None:
+    publish(store, 7)
+    store.write(f"as_of_date={DAY}/run_id={planned(7).run_id}/stray", b"left by a slower one", None)
+    proxy.refuse("DELETE", "/stray", 404, 1)
+    publish(S3Store(store.bucket, store.prefix), 7)
+    assert proxy.count("DELETE", "/stray") == 1
+    assert [run.run_id for run in verify(uri)] == [planned(7).run_id]
+
+
 def test_a_conditional_put_that_met_another_is_tried_again(store: S3Store, uri: str, proxy: S3Proxy) -> None:
     proxy.refuse("PUT", "_CURRENT", 409, 3)
     publish(store, 1)

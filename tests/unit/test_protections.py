@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 
+import pytest
 import yaml
 
-from scripts.protections import ROOT, TABLE, Entry, entries
+from scripts.protections import ROOT, TABLE, Entry, entries, main
 
 
 def is_taken_out(entry: Entry) -> bool:
@@ -36,3 +37,8 @@ def test_each_has_its_row_of_the_table() -> None:
     written, rows = TABLE.read_text(encoding="utf-8"), [entry.cells for entry in entries()]
     assert len(set(rows)) == len(rows)
     assert [row for row in rows if row not in written] == [], "run `make protections`"
+
+
+def test_a_word_that_names_nothing_takes_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["s4"]) == 2
+    assert "s4: expected topics (s3, " in capsys.readouterr().err
