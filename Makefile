@@ -51,8 +51,8 @@ faults: setup ## the full matrix of kills and faults: storage, feed, cluster, di
 protections: setup ## each protection taken out, one at a time: is it missed by the test that plants its fault? ARGS="s3 feed": some topics (minutes)
 	@$(BIN)/python -m scripts.protections $${ARGS:-}
 
-soak: setup ## the line killed after every single one of its writes; `make faults` has every fourth (half an hour)
-	@PROPENSITY_KILL_EVERY=1 $(BIN)/python -m pytest -m faults tests/line/test_kills.py --durations=10 $${ARGS:-}
+soak: setup ## the line killed at any moment, over and over, each end held against an undisturbed run (PROPENSITY_SOAK_MINUTES=30)
+	@$(BIN)/python -m pytest -m soak -s tests $${ARGS:-}
 
 bench: setup ## speed on two cores: the line, its next day, user features; beside targets and single-machine references (minutes)
 	@$(BIN)/python -m benchmarks $${SET:+--settings "$$SET"} $${ARGS:-}

@@ -73,7 +73,8 @@ def register(
 ) -> str:
     """Log the model, its parameters, metrics and documents (JSON by name) to MLflow; returns the new version, alias `challenger`.
 
-    The tag `fingerprint` is set together with the version, so that a run repeated after a kill finds it (`registered`).
+    The tag `fingerprint` is set together with the version, so that a run repeated after a kill finds it (`registered`). The version is
+    made last, of an MLflow run that has ended: none of a model's runs stays "running" for ever.
     """
     import mlflow
 
@@ -98,9 +99,9 @@ def register(
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=["numpy", "pandas", "pydantic", "pyyaml", "xgboost"],
         )
-        _create_if_missing(client, name)
-        tags = {_FINGERPRINT: fingerprint, "grain": model.grain, "train_from": str(model.train_from), "train_to": str(model.train_to)}
-        created = client.create_model_version(name, logged.model_uri, run.info.run_id, tags, model_id=logged.model_id)
+    _create_if_missing(client, name)
+    tags = {_FINGERPRINT: fingerprint, "grain": model.grain, "train_from": str(model.train_from), "train_to": str(model.train_to)}
+    created = client.create_model_version(name, logged.model_uri, run.info.run_id, tags, model_id=logged.model_id)
     client.set_registered_model_alias(name, CHALLENGER, created.version)
     return str(created.version)
 
