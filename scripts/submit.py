@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.cluster import LOOPBACK, spark_home
 
-KEPT = ("PATH", "HOME", "JAVA_HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "AWS_ENDPOINT_URL")
+KEPT = ("PATH", "HOME", "JAVA_HOME", "JDK_JAVA_OPTIONS", "LANG", "LC_ALL", "TZ", "TMPDIR", "AWS_ENDPOINT_URL")
 
 
 class NotInstalled(Exception):

@@ -13,6 +13,8 @@ from propensity_spark.config import CONF_DIR, Settings, load_settings
 README = Path(__file__).resolve().parent.parent / "README.md"
 FIRST, LAST, AS_OF = date(2023, 1, 2), date(2024, 1, 31), date(2023, 12, 31)
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+SHORT_LIVED = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
+"""For a JVM of less than a minute: its second compiler takes a fifth of all the CPU time of a small line, and its code comes too late."""
 FEW = (
     "schedule.dates=24",
     "split.test_dates=2",

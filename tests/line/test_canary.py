@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from shop import AS_OF, write_orders
+from shop import AS_OF, SHORT_LIVED, write_orders
 
 from propensity_spark.erase.search import search
 from propensity_spark.features.registry import gold_tables
@@ -59,7 +59,7 @@ def feed() -> Iterator[str]:
 
 def propensity(place: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and everything that the command says, in a process and a JVM of its own."""
-    environment = {**os.environ, "MASSIVE_API_KEY": API_KEY, "PROPENSITY_PRIVACY_KEY": PRIVACY_KEY}
+    environment = {**os.environ, **SHORT_LIVED, "MASSIVE_API_KEY": API_KEY, "PROPENSITY_PRIVACY_KEY": PRIVACY_KEY}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", PROGRAM, str(place), *arguments, "--as-of", str(AS_OF)]
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)

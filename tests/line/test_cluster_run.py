@@ -15,6 +15,7 @@ import pytest
 from line_support import AS_OF, SMALL, Finished, run, small_settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from shop import SHORT_LIVED
 from wheel_support import ROOT, built_wheel
 
 from propensity_spark.config import Settings
@@ -57,7 +58,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(spark: SparkSession, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("cluster")
     settings = small_settings(folder, *FEWER)
-    done = subprocess.run(command(wheel, settings), capture_output=True, text=True, check=False, cwd=ROOT, timeout=1500)
+    line, variables = command(wheel, settings), os.environ | SHORT_LIVED
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1500)
     assert done.returncode == 0, done.stderr[-4000:]
     local = run(spark, small_settings(tmp_path_factory.mktemp("local"), *FEWER), AS_OF)
     return Both(local, settings, done.stdout)
@@ -124,7 +126,7 @@ def test_ctrl_c_stops_what_was_started(wheel: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, **SHORT_LIVED, "TMPDIR": str(tmp_path)},
     )
     assert process.stderr is not None
     while "is up at" not in (line := process.stderr.readline()):

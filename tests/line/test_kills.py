@@ -20,7 +20,7 @@ import pytest
 from deaths import left_behind, watched
 from line_support import run
 from pyspark.sql import SparkSession
-from shop import AS_OF, INTERPRETED, settings, write_orders
+from shop import AS_OF, INTERPRETED, SHORT_LIVED, settings, write_orders
 
 from propensity_spark.config import SparkSettings
 from propensity_spark.line import STAGES, run_line
@@ -31,8 +31,6 @@ SPARK = SparkSettings(
     master="local[2]", driver_memory="1g", shuffle_partitions=2, conf={"spark.sql.adaptive.enabled": "false", **INTERPRETED}
 )
 """As the session of the tests: models are equal to the last bit only for the same partitions."""
-QUICK = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
-"""A victim lives for half a minute: what the second compiler does with its code never pays."""
 NAMES = [stage.name for stage in STAGES]
 pytestmark = [
     pytest.mark.usefixtures("interpreted"),
@@ -42,10 +40,10 @@ pytestmark = [
 
 def start_victim(place: Path, *stages: str) -> subprocess.Popen[bytes]:
     """Run the line in `place`. With `stages`, those, until a write that `place`/killed does not name; it is the last."""
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    command = [sys.executable, __file__, str(place), *stages]
+    variables = os.environ | SHORT_LIVED | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
     with (place / "victim.log").open("wb") as log:
-        command = [sys.executable, __file__, str(place), *stages]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | QUICK | {"PYTHONPATH": path}, start_new_session=True)
+        return subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
 
 
 def is_killed(victim: subprocess.Popen[bytes], place: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shop import SHORT_LIVED
 from xgboost.callback import TrainingCallback
 
 from scripts.cluster import standalone_cluster
@@ -45,7 +46,8 @@ class KillExecutor(TrainingCallback):
 def test_an_executor_killed_in_a_fit_is_survived_with_the_same_model(tmp_path: Path) -> None:
     with standalone_cluster(workers=2, cores=1, memory="1g") as address:
         command = [sys.executable, __file__, address, str(tmp_path)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        environment = os.environ | SHORT_LIVED | {"PYTHONPATH": path, "SPARK_LOCAL_IP": "127.0.0.1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     undisturbed, disturbed = json.loads((tmp_path / "result.json").read_text())

@@ -20,6 +20,7 @@ import pytest
 from prepared_run import DAY, planned, publish
 from pyspark.sql import DataFrame, SparkSession
 from s3_server import S3Server
+from shop import SHORT_LIVED
 
 import propensity_spark
 from propensity_spark.config import SparkSettings
@@ -170,7 +171,7 @@ def _spark_publisher(uri: str, kill_at: str) -> None:
 
 
 def test_whole_publishers_with_spark_that_are_killed(spark: SparkSession, server: S3Server, s3a: str) -> None:
-    environment = os.environ | server.environment | {"PYTHONPATH": PATHS}
+    environment = os.environ | SHORT_LIVED | server.environment | {"PYTHONPATH": PATHS}
     old = _publish_with_spark(spark, f"{s3a}/scores", 0.1)
     for kill_at in SPARK_KILLS:
         with _polling(f"{s3a}/scores") as poller:
