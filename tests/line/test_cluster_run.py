@@ -59,7 +59,7 @@ def both(spark: SparkSession, wheel: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("cluster")
     settings = small_settings(folder, *FEWER)
     line, variables = command(wheel, settings), os.environ | SHORT_LIVED
-    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1500)
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False, cwd=ROOT, timeout=2400)
     assert done.returncode == 0, done.stderr[-4000:]
     local = run(spark, small_settings(tmp_path_factory.mktemp("local"), *FEWER), AS_OF)
     return Both(local, settings, done.stdout)
