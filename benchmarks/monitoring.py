@@ -131,7 +131,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--days", type=int, default=32, help="alarms: sessions watched after each model's date; drifts start after a quarter"
     )
-    parser.add_argument("--models", nargs="+", default=["2024-06-28", "2024-10-25"], help="alarms: dates at which a model is trained")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["2024-06-30", "2024-10-25"],
+        help="alarms: dates at which a model is trained; before October activity comes by the month",
+    )
     parser.add_argument("--folder", default=None, help="where the temporary folder is made")
     return parser.parse_args()
 
