@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -10,11 +11,13 @@ from pathlib import Path
 
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 FIRST, LAST, AS_OF = date(2023, 1, 2), date(2024, 1, 31), date(2023, 12, 31)
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-SHORT_LIVED = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1"}
-"""For a JVM of less than a minute: its second compiler takes a fifth of all the CPU time of a small line, and its code comes too late."""
+SHORT_LIVED = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+"""Environment of a process that a test starts for a minute: a JVM without its second compiler, which takes a fifth of all the CPU time of a
+small line and whose code comes too late; and where the package and the tests' own modules are."""
 FEW = (
     "schedule.dates=24",
     "split.test_dates=2",

@@ -20,7 +20,6 @@ from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).resolve().parents[2]
 WHO, API_KEY, PRIVACY_KEY = "canary-user-4711", "canary-api-key-0815", "canary-privacy-key-2342"
 CANARIES = (WHO, API_KEY, PRIVACY_KEY)
 PERSONAL = (BRONZE["activity"], QUARANTINE, ACTIVITY, *(table for table in gold_tables("user", has_market=False) if table.is_personal))
@@ -60,7 +59,6 @@ def feed() -> Iterator[str]:
 def propensity(place: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and everything that the command says, in a process and a JVM of its own."""
     environment = {**os.environ, **SHORT_LIVED, "MASSIVE_API_KEY": API_KEY, "PROPENSITY_PRIVACY_KEY": PRIVACY_KEY}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     command = [sys.executable, "-c", PROGRAM, str(place), *arguments, "--as-of", str(AS_OF)]
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

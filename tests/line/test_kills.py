@@ -26,7 +26,6 @@ from propensity_spark.config import SparkSettings
 from propensity_spark.line import STAGES, run_line
 from propensity_spark.session import get_session
 
-ROOT = Path(__file__).resolve().parents[2]
 SPARK = SparkSettings(
     master="local[2]", driver_memory="1g", shuffle_partitions=2, conf={"spark.sql.adaptive.enabled": "false", **INTERPRETED}
 )
@@ -41,9 +40,8 @@ pytestmark = [
 def start_victim(place: Path, *stages: str) -> subprocess.Popen[bytes]:
     """Run the line in `place`. With `stages`, those, until a write that `place`/killed does not name; it is the last."""
     command = [sys.executable, __file__, str(place), *stages]
-    variables = os.environ | SHORT_LIVED | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
     with (place / "victim.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | SHORT_LIVED, start_new_session=True)
 
 
 def is_killed(victim: subprocess.Popen[bytes], place: Path) -> bool:

@@ -16,8 +16,6 @@ from xgboost.callback import TrainingCallback
 
 from scripts.cluster import standalone_cluster
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 class KillExecutor(TrainingCallback):
     """At round 5, in the worker that comes first, once: SIGKILL to the executor's JVM, which is the parent of the parent."""
@@ -46,8 +44,7 @@ class KillExecutor(TrainingCallback):
 def test_an_executor_killed_in_a_fit_is_survived_with_the_same_model(tmp_path: Path) -> None:
     with standalone_cluster(workers=2, cores=1, memory="1g") as address:
         command = [sys.executable, __file__, address, str(tmp_path)]
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-        environment = os.environ | SHORT_LIVED | {"PYTHONPATH": path, "SPARK_LOCAL_IP": "127.0.0.1"}
+        environment = os.environ | SHORT_LIVED | {"SPARK_LOCAL_IP": "127.0.0.1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     undisturbed, disturbed = json.loads((tmp_path / "result.json").read_text())
