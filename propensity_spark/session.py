@@ -42,7 +42,7 @@ def get_session(settings: SparkSettings, app_name: str = "propensity") -> SparkS
     if not jars:
         raise EnvironmentMissing(f"no JVM jars in {jars_dir}: run `make setup` once (it resolves and checks them)")
     conf = spark_conf(settings)
-    for key, value in {**conf, **(_own_jvm(jars, conf) if _starts_jvm(settings.master) else {"spark.jars": ",".join(jars)})}.items():
+    for key, value in {**conf, **(own_jvm(jars, conf) if _starts_jvm(settings.master) else {"spark.jars": ",".join(jars)})}.items():
         builder = builder.config(key, value)
     session = builder.master(settings.master).getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
@@ -54,9 +54,12 @@ def _starts_jvm(master: str) -> bool:
     return re.fullmatch(r"local(\[.*\])?", master) is not None and "PYSPARK_GATEWAY_PORT" not in os.environ
 
 
-def _own_jvm(jars: Sequence[str], conf: Mapping[str, str]) -> dict[str, str]:
-    """Jars on the class path itself, where the archive can hold their classes too; as `spark.jars` they would be copied at each start."""
-    options, path = "spark.driver.extraJavaOptions", "spark.driver.extraClassPath"
+def own_jvm(jars: Sequence[str], conf: Mapping[str, str], role: str = "driver") -> dict[str, str]:
+    """Settings of a driver, or an executor, on a machine that has `jars` and the archive.
+
+    Jars on the class path itself, where the archive can hold their classes too; as `spark.jars` they would be copied at each start.
+    """
+    options, path = f"spark.{role}.extraJavaOptions", f"spark.{role}.extraClassPath"
     archive = class_archive()
     shared = f" -XX:SharedArchiveFile={archive} -XX:+VerifySharedSpaces -Xlog:cds=off -Xlog:cds+dynamic=off" if archive else ""
     return {path: os.pathsep.join([*jars, *filter(None, [conf.get(path)])]), options: conf[options] + shared}

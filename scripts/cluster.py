@@ -50,10 +50,11 @@ def standalone_cluster(workers: int = 2, cores: int = 1, memory: str = "1g", sec
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spark-cluster-", ignore_cleanup_errors=True)))
-        (folder / "conf").mkdir()
-        (folder / "conf" / "spark-defaults.conf").write_text("spark.master.rest.enabled false\n")  # its port cannot be left to the system
+        properties = folder / "master.conf"
+        properties.write_text("spark.master.rest.enabled false\n")  # its port cannot be left to the system
         deadline = time.monotonic() + seconds
-        master = stack.enter_context(_daemon(folder, "master", MASTER, "--host", LOOPBACK, "--port", "0", "--webui-port", "0"))
+        own = ("--host", LOOPBACK, "--port", "0", "--webui-port", "0", "--properties-file", str(properties))
+        master = stack.enter_context(_daemon(folder, "master", MASTER, *own))
         address = _in_log(folder, "master", master, r"Starting Spark master at (spark://\S+)", deadline)
         page = _in_log(folder, "master", master, r"MasterWebUI to \S+ and started at (http://\S+)", deadline)
         port = page.rsplit(":", 1)[1].rstrip("/")
@@ -74,7 +75,7 @@ def _daemon(folder: Path, name: str, main_class: str, *arguments: str) -> Iterat
     environment = {
         **os.environ,
         "SPARK_HOME": str(spark_home()),
-        "SPARK_CONF_DIR": str(folder / "conf"),  # neither the user's log settings nor the user's defaults reach the cluster
+        "SPARK_CONF_DIR": str(folder / "none"),  # neither the user's log settings nor the user's defaults reach the cluster
         "SPARK_LOCAL_IP": LOOPBACK,
         "SPARK_PUBLIC_DNS": LOOPBACK,
         "SPARK_LOCAL_DIRS": str(folder / "local"),

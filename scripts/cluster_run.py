@@ -22,7 +22,7 @@ from pathlib import Path
 
 from propensity_spark.cli import STAGES
 from propensity_spark.config import CONF_DIR, SparkSettings
-from propensity_spark.session import JARS_DIR, spark_conf
+from propensity_spark.session import JARS_DIR, own_jvm, spark_conf
 from scripts.cluster import ClusterFailed, end_group, standalone_cluster
 from scripts.submit import NotInstalled, Submit, environment, install
 
@@ -30,10 +30,11 @@ ROOT = CONF_DIR.parent
 _STEP = re.compile(r"^\[1/1\] (\w+): (.*)$")
 
 
-def cluster_conf(spark: SparkSettings, executor_memory: str) -> dict[str, str]:
-    """What a session of ours is told, for spark-submit: `spark` as for a local one, and one executor a worker."""
+def cluster_conf(spark: SparkSettings, executor_memory: str, jars: Sequence[Path]) -> dict[str, str]:
+    """What a session of ours is told, for spark-submit: `spark` as for a local one, and one executor a worker; all are on this machine."""
     ours = {"spark.executor.memory": executor_memory, "spark.executor.extraJavaOptions": "-Duser.timezone=UTC -Dfile.encoding=UTF-8"}
-    return {**spark_conf(spark), **ours}
+    conf, paths = {**spark_conf(spark), **ours}, [str(path) for path in jars]
+    return {**conf, **own_jvm(paths, conf), **own_jvm(paths, conf, "executor")}
 
 
 def run_stages(submit: Submit, stages: Sequence[str], arguments: Sequence[str], folder: Path) -> int:
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     jars = sorted(JARS_DIR.glob("*.jar"))
-    conf = cluster_conf(SparkSettings(driver_memory=options.driver_memory, shuffle_partitions=4), options.memory)
+    conf = cluster_conf(SparkSettings(driver_memory=options.driver_memory, shuffle_partitions=4), options.memory, jars)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that everything stops
     try:
         with tempfile.TemporaryDirectory(prefix="cluster-run-") as parent:
@@ -131,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> int:
             python = install(options.wheel.absolute(), folder / "environment")
             with standalone_cluster(options.workers, options.cores, options.memory) as master:
                 _say(f"a cluster of {options.workers} workers is up at {master}")
-                return run_stages(Submit(python, master, jars, conf), options.stages.split(","), _arguments(options), folder)
+                return run_stages(Submit(python, master, conf=conf), options.stages.split(","), _arguments(options), folder)
     except (ClusterFailed, NotInstalled) as error:
         _say(f"cluster-run: {error}")
         return 1

@@ -65,7 +65,9 @@ class Submit:
         return [str(spark_home() / "bin" / "spark-submit"), "--master", self.master, *settings, *jars, str(script), *arguments]
 
     def variables(self, folder: Path) -> dict[str, str]:
-        """The variables it needs. Spark's own settings are an empty folder in `folder`: no defaults of this machine count."""
-        (folder / "spark-conf").mkdir(parents=True, exist_ok=True)
+        """The variables it needs. Spark's own settings are a folder in `folder` that is not there: no defaults of this machine count.
+
+        An empty one would be a part of the class path, and the archive of Spark's classes holds for its class path alone.
+        """
         spark = {"SPARK_HOME": str(spark_home()), "SPARK_CONF_DIR": str(folder / "spark-conf"), "SPARK_LOCAL_IP": LOOPBACK}
         return {**spark, "PYSPARK_PYTHON": str(self.python), "PYSPARK_DRIVER_PYTHON": str(self.python)}

@@ -85,10 +85,11 @@ def test_the_words_after_the_closing_table_are_the_facts() -> None:
 
 
 def test_a_cluster_is_told_what_a_local_session_is_told() -> None:
-    conf = cluster_conf(SparkSettings(shuffle_partitions=4, conf={"spark.sql.adaptive.enabled": "false"}), "1g")
+    conf = cluster_conf(SparkSettings(shuffle_partitions=4, conf={"spark.sql.adaptive.enabled": "false"}), "1g", [Path("/j/1.jar")])
     assert conf["spark.sql.extensions"] == "io.delta.sql.DeltaSparkSessionExtension"
     assert (conf["spark.sql.shuffle.partitions"], conf["spark.sql.adaptive.enabled"]) == ("4", "false")
     assert conf["spark.executor.memory"] == "1g"
+    assert conf["spark.driver.extraClassPath"] == conf["spark.executor.extraClassPath"] == "/j/1.jar"
 
 
 def test_every_stage_has_its_job() -> None:
