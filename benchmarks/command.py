@@ -10,17 +10,19 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One success of one stage, as the line logged it."""
+    """One success of one stage, as the line logged it; `ended` in seconds since 1970."""
 
     stage: str
     seconds: float
     rows_in: int
     rows_out: int
+    ended: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def stage_runs(lake: Path, as_of: str) -> tuple[StageRun, ...]:
     for line in (lake / "logs" / "propensity.log").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["message"] == "succeeded" and entry["as_of"] == as_of:
-            found[entry["stage"]] = StageRun(entry["stage"], entry["seconds"], entry["outcome"]["rows_in"], entry["outcome"]["rows_out"])
+            rows, ended = entry["outcome"], datetime.fromisoformat(entry["time"]).timestamp()
+            found[entry["stage"]] = StageRun(entry["stage"], entry["seconds"], rows["rows_in"], rows["rows_out"], ended)
     return tuple(found.values())
 
 

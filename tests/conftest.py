@@ -25,6 +25,9 @@ hypothesis.settings.register_profile("first failure", phases=[phase for phase in
 os.environ["TZ"] = "UTC"
 time.tzset()
 
+LONGEST = ("test_kills.py", "test_cluster_run.py", "test_lost_executor.py")
+"""They start first, each a process, so that the processes end together; two files go to each at once, so a short one comes third."""
+
 LOOKS_AT_THE_LINE = {"tests/notebooks/test_notebooks.py": "tests/line/test_line.py"}
 
 
@@ -34,6 +37,10 @@ class OneProcessAFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return LOOKS_AT_THE_LINE.get(file, file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)

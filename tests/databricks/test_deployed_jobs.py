@@ -31,7 +31,7 @@ from scripts.submit import Submit, install
 ROOT = CONF_DIR.parent
 JARS = sorted((ROOT / ".jars").glob("*.jar"))
 TARGET = "dev"
-CONF = cluster_conf(SparkSettings(driver_memory="2g", shuffle_partitions=2), "1g")
+CONF = cluster_conf(SparkSettings(driver_memory="2g", shuffle_partitions=2), "1g", JARS)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_by_the_entry_points_of_the_wheel(python: Path, jobs: dict[str, dict[str
 def test_by_spark_submit_on_a_standalone_cluster(python: Path, jobs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """Two workers of one core: XGBoost trains on both at once, in barrier mode."""
     with standalone_cluster(workers=2, cores=1, memory="1g") as master:
-        tasks = SubmitTasks(Submit(python, master, JARS, CONF), tmp_path / "work", ROOT / "jobs")
+        tasks = SubmitTasks(Submit(python, master, conf=CONF), tmp_path / "work", ROOT / "jobs")
         replay = Replay(tasks, tmp_path, datetime.now(UTC), jobs)
         run(replay, jobs, settings(tmp_path, "train.num_workers=2"))
     published(tmp_path)

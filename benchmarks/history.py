@@ -1,0 +1,174 @@
+"""`make bench-history`: one more day after a history, and after one five times as long: seconds of each stage, bytes read, memory.
+
+Made-up invoices for the data set `retail`, as many on every day, so that the new day is the same and the history alone differs. Both
+histories are longer than the longest window (365 days). For each a fresh lake gets its history by the whole line; then one file is
+delivered, and a real `propensity run --score-only` of the next day is timed from start to exit. Bytes are from Spark's event log
+(benchmarks/traffic.py). What the stages took for the whole history, in all and for each row, is what docs/scaling.md reckons with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from benchmarks.command import CommandRun, propensity
+from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.traffic import Traffic, logged_to, traffic
+
+LAST, TIMES, ALLOWED = date(2011, 12, 8), 5, 1.3
+SMALL_MODEL = (
+    *("schedule.dates=12", "train.rounds=50", "evaluate.bootstrap_rounds=20", "evaluate.shap_rows=100"),
+    *("evaluate.auc_margin_over_baseline=-1.0", "evaluate.max_calibration_error=1.0"),
+)
+LINES_PER_INVOICE, ITEM_COUNT, THREADS = 4, 500, 2
+GIB = 2**30
+
+
+def main() -> None:
+    options = _options()
+    about = {"machine": machine(range(THREADS)), "code": code(), "settings": vars(options) | {"folder": None}}
+    found: dict[int, Lived] = {}
+    for days in (options.days, TIMES * options.days):
+        with tempfile.TemporaryDirectory(prefix="propensity-history-", dir=options.folder) as folder:
+            _say(f"{days:,} days of {options.rows_per_day:,} invoice lines")
+            found[days] = live(Path(folder), days, options)
+    measures = measured(options.rows_per_day, found)
+    path = write(measures, about)
+    _say(f"\n{table(measures)}\n\nwritten to {path}")
+
+
+Day = tuple[CommandRun, dict[str, Traffic]]
+
+
+@dataclass(frozen=True)
+class Lived:
+    """The history as the line took it in, what its tables weigh in bytes, and the days after it."""
+
+    history: Day
+    tables: dict[str, int]
+    days: list[Day]
+
+    def median(self, of: Callable[[Day], float]) -> float:
+        return statistics.median(of(day) for day in self.days)
+
+
+def live(root: Path, days: int, options: argparse.Namespace) -> Lived:
+    """The line over `days` up to `LAST`, then each of the days after it."""
+    data, events, lake = root / "data", root / "events", root / "lake"
+    events.mkdir()
+    for back in range(days):
+        write_day(data, LAST - timedelta(days=back), options.rows_per_day, options.users)
+    places = [f"lake.root={lake}", f"publish.uri={root / 'published'}", f"spark.master=local[{THREADS}]", logged_to(events)]
+    words = ["--dataset", "retail", "--data", str(data)]
+    words += [word for override in [*places, *SMALL_MODEL, *shlex.split(options.settings)] for word in ("--set", override)]
+
+    def run(day: date, *more: str) -> Day:
+        done = propensity([*words, *more], lake, str(day))
+        (log,) = events.iterdir()
+        moved = traffic(log, done.stages)
+        log.unlink()
+        each = (f"{s.stage} {s.seconds:.1f} s {moved[s.stage].read / 1e6:,.0f} MB" for s in done.stages)
+        _say(f"  {day}: {done.seconds:.1f} s ({', '.join(each)})")
+        return done, moved
+
+    history = run(LAST)
+    weights = {f"{path.parent.name}/{path.name}": _weight(path) for path in sorted(lake.glob("*/*")) if (path / "_delta_log").exists()}
+    after = []
+    for ahead in range(1, options.repeat + 2):
+        day = LAST + timedelta(days=ahead)
+        write_day(data, day, options.rows_per_day, options.users)
+        after.append(run(day, "--score-only"))
+    return Lived(history, weights, after[1:])
+
+
+def _weight(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.parquet") if "_delta_log" not in path.parts)
+
+
+def measured(rows: int, found: dict[int, Lived]) -> list[Measure]:
+    """Of the days after: seconds and megabytes, the long history beside the short one. Of the histories: what taking them in took."""
+    (short, base), (long, other) = sorted(found.items())
+    against = f"after {short:,} days"
+    measures = []
+    for place, stage in enumerate(stage.stage for stage in base.days[0][0].stages):
+        seconds = [lived.median(lambda day: day[0].stages[place].seconds) for lived in (other, base)]  # noqa: B023 (called at once)
+        read = [lived.median(lambda day: day[1][stage].read / 1e6) for lived in (other, base)]  # noqa: B023
+        note = f"{read[0]:,.1f} MB read, {read[1]:,.1f} MB {against}"
+        measures.append(Measure(f"history: {stage}", round(seconds[0], 2), "s", reference=round(seconds[1], 2), against=against, note=note))
+    whole = [lived.median(lambda day: day[0].seconds) for lived in (other, base)]
+    read = [lived.median(lambda day: sum(each.read for each in day[1].values()) / 1e6) for lived in (other, base)]
+    peak = [max(day[0].jvm_peak for day in lived.days) / GIB for lived in (other, base)]
+    note = f"{whole[0]:.1f} s after {long:,} days, {whole[1]:.1f} s {against}; JVM at most {peak[0]:.2f} and {peak[1]:.2f} GiB"
+    measures.append(Measure("history: one more day, ratio", round(whole[0] / whole[1], 3), "×", rows, target=ALLOWED, note=note))
+    note = f"{read[0]:,.1f} MB after {long:,} days, {read[1]:,.1f} MB {against}"
+    measures.append(Measure("history: bytes read, ratio", round(read[0] / read[1], 3), "×", target=ALLOWED, note=note))
+    return [*measures, *_taken_in(short, base), *_taken_in(long, other)]
+
+
+def _taken_in(days: int, lived: Lived) -> list[Measure]:
+    """Each stage over the whole history: seconds, and bytes for each row in; then what the tables weigh."""
+    run, moved = lived.history
+    measures = []
+    for stage in run.stages:
+        of, rows = moved[stage.stage], max(1, stage.rows_in)
+        each = f"a row: {of.read / rows:,.0f} B read, {of.shuffled / rows:,.0f} B shuffled, {of.spilled / rows:,.0f} B spilled"
+        measures.append(Measure(f"{days:,} days: {stage.stage}", stage.seconds, "s", stage.rows_in, note=f"{each}; {stage.rows_out:,} out"))
+    measures.append(Measure(f"{days:,} days: JVM peak", round(run.jvm_peak / GIB, 2), "GiB"))
+    heavy = sorted(lived.tables.items(), key=lambda table: -table[1])[:6]
+    return [*measures, *(Measure(f"{days:,} days: {name}", round(weight / 1e6, 1), "MB") for name, weight in heavy)]
+
+
+def write_day(data: Path, day: date, rows: int, users: int) -> None:
+    """One file of invoice lines: four of an invoice, few customers with many invoices, a twentieth of the invoices cancelled."""
+    draw = np.random.default_rng(day.toordinal())
+    invoices = rows // LINES_PER_INVOICE
+    customers = (users * draw.random(invoices) ** 2).astype(int)
+    cancelled = np.repeat(draw.random(invoices) < 0.05, LINES_PER_INVOICE)
+    numbers = np.repeat(np.arange(invoices), LINES_PER_INVOICE)
+    minutes = np.repeat(draw.integers(8 * 60, 20 * 60, invoices), LINES_PER_INVOICE)
+    lines = len(numbers)
+    columns = {
+        "InvoiceNo": np.char.add(np.where(cancelled, "C", ""), np.char.mod(f"{day.toordinal()}%06d", numbers)),
+        "StockCode": np.char.mod("S%05d", (ITEM_COUNT * draw.random(lines) ** 2).astype(int)),
+        "Description": np.full(lines, "made up"),
+        "Quantity": draw.integers(1, 20, lines) * np.where(cancelled, -1, 1),
+        "InvoiceDate": [f"{day} {minute // 60:02}:{minute % 60:02}:00" for minute in minutes],
+        "UnitPrice": np.char.mod("%.2f", draw.integers(50, 5000, lines) / 100),
+        "CustomerID": np.char.mod("%d.0", np.repeat(customers, LINES_PER_INVOICE) + 10_000),
+        "Country": np.full(lines, "United Kingdom"),
+    }
+    folder = data / "online_retail" / "by_day"
+    folder.mkdir(parents=True, exist_ok=True)
+    with pa.CompressedOutputStream(str(folder / f"{day}.csv.gz"), "gzip") as out:
+        csv.write_csv(pa.table({name: pa.array(values) for name, values in columns.items()}), out)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-history", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--days", type=int, default=400, help=f"of the short history; the long one has {TIMES} times as many")
+    parser.add_argument("--rows-per-day", type=int, default=5_000, help="invoice lines (default: %(default)s)")
+    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--repeat", type=int, default=3, help="days counted after one that is not (default: %(default)s)")
+    parser.add_argument("--settings", default="", metavar="'K=V …'", help="overrides, as for propensity")
+    parser.add_argument("--folder", default=None, help="where the temporary folders are made")
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
