@@ -63,9 +63,12 @@ def list_log(spark: SparkSession, location: str) -> Log | None:
 
 
 def damage(log: Log, last_commit: str) -> str | None:
-    """What is wrong with a log, in words that name the file; None when nothing is. `last_commit` is the text of the last commit."""
+    """What is wrong with a log, in words that name the file; None when nothing is. `last_commit` is the text of the last commit.
+
+    Nothing is wrong with a log that is empty: a writer that is killed before its table's first commit leaves one behind.
+    """
     if not log.commits:
-        return "its log holds no commit, expected at least 0"
+        return None if log.checkpoint < 0 else "its log holds a checkpoint and no commit, expected both"
     needed = range(log.checkpoint + 1, log.version + 1)  # what is older is in the checkpoint
     for version in needed:
         if version not in log.commits:

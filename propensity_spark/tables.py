@@ -129,7 +129,8 @@ class Lake:
             return
         wrong = damage(found, read_commit(self.spark, self.location(table), found.version) if found.version >= 0 else "")
         if wrong is None and recorded and found.version < recorded[0] and not found.is_younger_than(recorded[1]):
-            wrong = f"found version {found.version}, expected at least {recorded[0]}, which a run left: commits were lost or rolled back"
+            held = f"found version {found.version}" if found.commits else "found no commit"
+            wrong = f"{held}, expected at least {recorded[0]}, which a run left: commits were lost or rolled back"
         if wrong:
             raise TableDamaged(f"{table.full_name} at {self.location(table)}: {wrong}. {self.way_back(table)}")
 

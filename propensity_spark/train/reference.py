@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -18,7 +19,8 @@ from propensity_spark.train.calibrate import Floats, Histogram
 
 _SAMPLE_ROWS = 100_000
 _CATEGORICAL = frozenset(feature.name for feature in FEATURES if feature.categorical)
-_FEW_EDGES = 32  # up to here comparing with each edge is faster than searching among them
+_FEW_EDGES = 32  # up to here counting what is above each edge is faster than searching among them
+Values = npt.NDArray[np.float32]
 SHARE_FLOOR = 1e-4
 
 
@@ -111,26 +113,28 @@ def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]], by: str =
     """Value of `by` (as-of dates, or another column with few values and no null) → column → weight in each of its bins (as
     `ReferenceBins` counts them) and, last, of its nulls.
 
-    `rows` has the columns, `by` and `sample_weight`. One Spark pass; to the driver come values × columns × bins.
+    `rows` has the columns, `by` and `sample_weight`. Values and edges are held against each other as float32, as the model sees
+    them. One Spark pass; to the driver come values × columns × bins.
     """
     names = list(edges)
-    cuts = [np.asarray(edges[name], dtype=float) for name in names]
+    cuts = [np.asarray(edges[name], dtype=np.float32) for name in names]
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         totals: dict[Any, list[Floats]] = {}
         for batch in batches:
-            matrix = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, len(names))
+            matrix = np.ascontiguousarray(batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, len(names)).T)
             weight = batch.column(1).to_numpy(zero_copy_only=False)
+            is_plain = bool((weight == 1).all())
             values = batch.column(2).to_numpy(zero_copy_only=False)
             for value in np.unique(values):
                 chosen = slice(None) if (values == value).all() else values == value
                 total = totals.setdefault(value, [np.zeros(len(cut) + 2) for cut in cuts])
                 for column, cut in enumerate(cuts):
-                    total[column] += np.bincount(_bins_of(matrix[chosen, column], cut), weight[chosen], len(cut) + 2)
+                    total[column] += _weights(matrix[column, chosen], None if is_plain else weight[chosen], cut)
         for value, total in totals.items():
             yield _counted(value, total)
 
-    matrix = F.array(*(F.col(name).cast("double") for name in names))
+    matrix = F.array(*(F.col(name).cast("float") for name in names))
     packed = rows.select(matrix.alias("values"), F.col("sample_weight").cast("double"), F.col(by).alias("by"))
     schema = f"by {packed.schema['by'].dataType.simpleString()}, subject int, bin int, weight double"
     summed = packed.mapInArrow(count, schema).groupBy("by", "subject", "bin").agg(F.sum("weight").alias("weight")).collect()
@@ -140,19 +144,16 @@ def bin_weights(rows: DataFrame, edges: Mapping[str, Sequence[float]], by: str =
     return result
 
 
-def _bins_of(column: Floats, cut: Floats) -> np.typing.NDArray[np.intp]:
-    """Number of edges below each value; one more than there are bins for null (NaN)."""
-    x = np.ascontiguousarray(column)
-    if len(cut) > _FEW_EDGES:
-        bins = np.searchsorted(cut, x)
-    else:
-        bins = np.zeros(len(x), np.intp)
-        for edge in cut:
-            bins += x > edge
+def _weights(x: Values, weight: Floats | None, cut: Values) -> Floats:
+    """Weight in each bin of `x` and, last, of its nulls (NaN); None: every row weighs 1."""
     missing = np.isnan(x)
-    if missing.any():
-        bins[missing] = len(cut) + 1
-    return bins
+    if weight is None and len(cut) <= _FEW_EDGES:
+        nulls = np.count_nonzero(missing)
+        above = np.array([len(x) - nulls, *(np.count_nonzero(x > edge) for edge in cut), 0], dtype=float)
+        return np.append(above[:-1] - above[1:], nulls)
+    bins = np.searchsorted(cut, x)
+    bins[missing] = len(cut) + 1
+    return np.bincount(bins, weight, len(cut) + 2).astype(float)
 
 
 def _counted(value: Any, totals: list[Floats]) -> pa.RecordBatch:

@@ -90,6 +90,11 @@ def lose_the_last(folder: Path) -> None:
     (folder / f"_delta_log/{2:020}.json").unlink()
 
 
+def lose_all(folder: Path) -> None:
+    for commit in (folder / "_delta_log").glob("*.json"):
+        commit.unlink()
+
+
 def lose_data(folder: Path) -> None:
     next(folder.glob("part-*.parquet")).unlink()
 
@@ -102,6 +107,7 @@ def lose_data(folder: Path) -> None:
         (cut_between_lines, r"0{19}2\.json is torn \(it lists files of 0 rows, 1 were written\)"),
         (lose_the_middle, r"0{19}1\.json is missing, expected every commit from 0 to 2"),
         (lose_the_last, r"found version 1, expected at least 2, which a run left"),
+        (lose_all, r"found no commit, expected at least 2, which a run left"),
         (lose_data, r"part-.*\.parquet is missing"),
     ],
 )
@@ -127,6 +133,17 @@ def test_a_damaged_table_is_refused_and_the_way_back_that_is_named_leads_back(
     lake.overwrite(boxes(spark, 7), BOXES)
     line(lake, settings)
     assert [row["box"] for row in lake.read(SENT).collect()] == [7]
+
+
+def test_what_a_writer_leaves_that_is_killed_before_the_first_commit_is_no_table(
+    spark: SparkSession, lake: Lake, settings: Settings
+) -> None:
+    lake.append(boxes(spark, 1), BOXES)
+    killed = Path(lake.location(SENT))
+    (killed / "_delta_log" / "_staged_commits").mkdir(parents=True)
+    shutil.copy(next(Path(lake.location(BOXES)).glob("part-*.parquet")), killed)
+    line(lake, settings)
+    assert [row["box"] for row in lake.read(SENT).collect()] == [1]
 
 
 def test_commits_without_rows_are_whole_and_a_delete_can_be_torn_too(spark: SparkSession, lake: Lake) -> None:

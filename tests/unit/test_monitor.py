@@ -125,15 +125,18 @@ def test_drift_of_distributions(trained: np.ndarray, edges: list[float], today: 
     assert divergence.value == pytest.approx(_slow_jensen_shannon(expected.tolist(), [n / len(today) for n in counted]), abs=1e-12)
 
 
-def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession) -> None:
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_spark_counts_bins_as_counted_by_hand(spark: SparkSession, weight: float) -> None:
     values = {"x": np.where(np.arange(40) % 7, np.arange(40) / 4, np.nan), "constant": np.full(40, 5.0), "never": np.full(40, np.nan)}
-    edges = {"x": [1.0, 2.5, 7.0], "constant": [5.0], "never": []}
+    values["fine"] = values["x"]
+    edges = {"x": [1.0, 2.5, 7.0], "constant": [5.0], "never": [], "fine": [n / 8 for n in range(80)]}
     rows = [tuple(None if np.isnan(column[i]) else float(column[i]) for column in values.values()) for i in range(40)]
-    frame = local_frame(spark, rows, "x double, constant double, never double").withColumn("sample_weight", F.lit(1.0))
+    frame = local_frame(spark, rows, "x double, constant double, never double, fine double")
+    frame = frame.withColumn("sample_weight", F.lit(weight))
     frame = frame.withColumn("as_of_date", F.when(F.coalesce("x", F.lit(9.0)) < 5.0, F.lit(DAY)).otherwise(F.lit(date(2011, 12, 2))))
     early = np.nan_to_num(values["x"], nan=9.0) < 5.0
     assert bin_weights(frame, edges) == {
-        day: {name: _bins_of(values[name][of_day], edges[name]) for name in edges}
+        day: {name: [weight * rows for rows in _bins_of(values[name][of_day], edges[name])] for name in edges}
         for day, of_day in ((DAY, early), (date(2011, 12, 2), ~early))
     }
 
