@@ -143,7 +143,7 @@ def watch(settings: Settings, silver: Silver, model: PropensityModel, plan: Plan
         for old in matured(worth, {row.scored for row in performance}, day, waiting):
             performance += judged((day, old), model.version, worth[old], estimates(counted[old][HISTOGRAM]), limits)
         measures = [*drift(model.baseline, of_day, limits), *volume(sum(of_day[PROBABILITY]), earlier)]
-        measures += verdict(measures, limits, fallen(performance, model.version, limits))
+        measures += verdict(measures, model.gain(), limits, fallen(performance, model.version, limits))
         earlier = (day, sum(of_day[PROBABILITY]))
         history += seen_drift(measures, day)
         held = [one for one in holding(limits.alerts, [*history, *seen_performance(performance)], day, alerted) if not one.cooling]

@@ -28,7 +28,7 @@ from benchmarks.traffic import Traffic, logged_to, traffic
 
 LAST, TIMES, ALLOWED = date(2011, 12, 8), 5, 1.3
 SMALL_MODEL = (
-    *("schedule.dates=12", "train.rounds=50", "evaluate.bootstrap_rounds=20", "evaluate.shap_rows=100"),
+    *("schedule.dates=30", "train.rounds=50", "evaluate.bootstrap_rounds=20", "evaluate.shap_rows=100"),
     *("evaluate.auc_margin_over_baseline=-1.0", "evaluate.max_calibration_error=1.0"),
 )
 LINES_PER_INVOICE, ITEM_COUNT, THREADS = 4, 500, 2

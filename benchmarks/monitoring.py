@@ -43,6 +43,7 @@ def main() -> None:
             measures = speed(get_session(settings.spark), settings, root, options.rows)
         else:
             overrides += [f"simulate.users={options.users}", "evaluate.auc_margin_over_baseline=-1.0"]
+            overrides += [f"simulate.seed={options.seed}"] if options.seed is not None else []
             settings = load_settings(CONF_DIR / "local.yml", "stocks", [*overrides, "evaluate.bootstrap_rounds=100"])
             measures = alarms(
                 get_session(settings.spark), settings, root, options.days, [date.fromisoformat(day) for day in options.models]
@@ -128,6 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", choices=["speed", "alarms"])
     parser.add_argument("--rows", type=int, default=10_000_000, help="speed: scored rows")
     parser.add_argument("--users", type=int, default=1500, help="alarms: simulated users")
+    parser.add_argument("--seed", type=int, default=None, help="alarms: of the simulated world (default: that of conf/datasets/stocks.yml)")
     parser.add_argument(
         "--days", type=int, default=32, help="alarms: sessions watched after each model's date; drifts start after a quarter"
     )

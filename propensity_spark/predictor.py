@@ -102,6 +102,15 @@ class PropensityModel:
         tables = tree_shap(self.booster)
         return self.contributions(matrix) if tables is None else tables.contributions(matrix).astype(np.float64)
 
+    def gain(self) -> dict[str, float]:
+        """Feature → its share of what all splits of the trees gained together, largest first; a feature that no split asks is left out."""
+        booster = _booster(self.booster)
+        names = booster.feature_names or [f"f{place}" for place in range(len(self.features))]
+        found = booster.get_score(importance_type="total_gain")
+        total = sum(found.values()) or 1.0
+        shares = {feature: found[name] / total for name, feature in zip(names, self.features, strict=True) if name in found}
+        return dict(sorted(shares.items(), key=lambda share: -share[1]))
+
     def save(self, folder: Path) -> None:
         """Write booster.ubj, calibration.json and model.json."""
         dates = {"train_from": str(self.train_from), "train_to": str(self.train_to)}

@@ -335,7 +335,7 @@ DRIFT = Table(
             "measure",
             STRING,
             "psi, jensen_shannon, null_share, baseline_null_share, null_increase, unseen_share, rows, rows_change, age_days, "
-            "drifted_features, retrain",
+            "drifted_features, drifted_gain, retrain",
         ),
         Column("value", DOUBLE, "its value; null: not measurable", nullable=True),
         Column("limit", DOUBLE, "limit in conf/; null: none", nullable=True),

@@ -74,7 +74,9 @@ class MonitorSettings(Section):
     """Limits of monitoring, its alert rules and where alerts go. See conf/base.yml."""
 
     psi_limit: Annotated[float, Field(gt=0.0)] = 0.2
-    max_drifted_features: Count = 3
+    usual_psi_factor: Annotated[float, Field(ge=1.0)] = 3.0
+    max_drifted_features: Count = 0
+    max_drifted_gain: Share = 0.1
     score_psi_limit: Annotated[float, Field(gt=0.0)] = 0.2
     max_unseen_share: Share = 0.01
     max_age_days: Positive = 7

@@ -32,18 +32,16 @@ def explain(test: DataFrame, model: PropensityModel, rows: int) -> dict[str, Any
     SHAP values are those of the trees, before calibration, which keeps their order.
     Source: Lundberg et al., "From local explanations to global understanding with explainable AI for trees", 2020.
     """
-    booster = _booster(model)
     sample = _sample(test, model, rows)
     with_base = model.contributions_of_many(sample)
     contributions = with_base[:, :-1]
     mean = np.abs(contributions).mean(axis=0)
     order = np.argsort(-mean, kind="stable")
-    gain = {model.features[int(name[1:])]: float(value) for name, value in booster.get_score(importance_type="total_gain").items()}
-    total = sum(gain.values()) or 1.0
-    quantities = [i for i in order if not booster.feature_types or booster.feature_types[i] != "c"]
+    is_quantity = _is_quantity(model)
+    quantities = [i for i in order if is_quantity[i]]
     return {
         "rows": len(sample),
-        "gain": [[name, value / total] for name, value in sorted(gain.items(), key=lambda pair: -pair[1])],
+        "gain": [[name, share] for name, share in model.gain().items()],
         "shap": [[model.features[i], float(mean[i])] for i in order],
         "points": {model.features[i]: _points(contributions[:, i], sample[:, i]) for i in order[:SHOWN]},
         "dependence": dependence(model, sample[:DEPENDENCE_ROWS], quantities),
@@ -122,12 +120,12 @@ def correlated(columns: pd.DataFrame, method: Literal["spearman", "pearson"]) ->
     }
 
 
-def _booster(model: PropensityModel) -> Any:
+def _is_quantity(model: PropensityModel) -> list[bool]:
+    """Whether a feature, by its place in the model's, is a number and no category."""
     import xgboost
 
-    booster = xgboost.Booster(model_file=bytearray(model.booster))
-    booster.feature_names = None  # features are told by position: f0, f1, …
-    return booster
+    types = xgboost.Booster(model_file=bytearray(model.booster)).feature_types
+    return [kind != "c" for kind in types] if types else [True] * len(model.features)
 
 
 def _sample(test: DataFrame, model: PropensityModel, rows: int) -> NDArray[np.float32]:

@@ -52,15 +52,17 @@ def drift(baseline: Mapping[str, ReferenceBins], counted: Mapping[str, Sequence[
     the share of rows with a value never seen in training.
 
     `counted`: rows of the scoring day in each bin of the subject and, last, its nulls (at least one row). Null is a bin
-    of its own, so that a feature that goes missing drifts. The limit is the one in conf/, or the largest PSI that a single
-    training date showed, where that is more: what a whole market shares on one day differs from months of it by nature.
+    of its own, so that a feature that goes missing drifts. The limit of a feature is `psi_limit`, or `usual_psi_factor` times the
+    largest PSI that a single training date showed, where that is more: what a whole market shares on one day differs from months
+    of it by nature, and wanders on after them.
     """
     measures = []
     for subject, reference in baseline.items():
         found = shares(counted[subject])
-        limit = settings.score_psi_limit if subject == PROBABILITY else settings.psi_limit
+        usual = settings.usual_psi_factor * reference.usual_psi
+        limit = settings.score_psi_limit if subject == PROBABILITY else max(settings.psi_limit, usual)
         measures += [
-            Measure(subject, "psi", psi(reference.expected, found), max(limit, reference.usual_psi)),
+            Measure(subject, "psi", psi(reference.expected, found), limit),
             Measure(subject, "jensen_shannon", jensen_shannon(reference.expected, found)),
             Measure(subject, "null_share", found[-1]),
             Measure(subject, "baseline_null_share", reference.null_share),
@@ -100,18 +102,22 @@ def volume(rows: float, earlier: tuple[date, float] | None) -> list[Measure]:
     return [Measure("gold/scores", "rows", rows, note=note), Measure("gold/scores", "rows_change", change, note=note)]
 
 
-def verdict(measures: Sequence[Measure], settings: MonitorSettings, fallen: Sequence[str] = ()) -> list[Measure]:
-    """How many features drifted, and retrain (1, a breach) or not (0) with the reason in the note.
+def verdict(measures: Sequence[Measure], gain: Mapping[str, float], settings: MonitorSettings, fallen: Sequence[str] = ()) -> list[Measure]:
+    """How many features drifted, what share of `gain` (`PropensityModel.gain`) they made, and retrain (1, a breach) or not (0) with the
+    reason in the note.
 
-    Yes when the score's PSI is above its limit, more than `max_drifted_features` features are above theirs, or the realised
-    performance has fallen, for the reasons `fallen`. Old data is no reason: a new model would learn from the same old data.
+    Yes when the score's PSI is above its limit, the features above theirs made more than `max_drifted_gain` of what the trees gained, or
+    the realised performance has fallen, for the reasons `fallen`. What the model hardly looks at is no reason, whatever it does. Nor is
+    old data: a new model would learn from the same old data.
     """
     score = next(m for m in measures if m.subject == PROBABILITY and m.measure == "psi")
     features = [m for m in measures if m.measure == "psi" and m.subject != PROBABILITY]
     drifted = sorted((m for m in features if m.breached), key=lambda m: -(m.value or 0.0))
     worst = ", ".join(f"{m.subject} {m.value:.2f}" for m in drifted[:5]) + (", …" if len(drifted) > 5 else "")
     reason = f"{len(drifted)} of {len(features)} features drifted" + (f" ({worst})" if worst else "")
-    said = f"{reason}, score PSI {score.value:.3f}" + (" is above its limit" if score.breached else "")
     many = Measure("model", "drifted_features", float(len(drifted)), float(settings.max_drifted_features), reason)
-    retrain = score.breached or many.breached or bool(fallen)
-    return [many, Measure("model", RETRAIN, float(retrain), limit=0.0, note="; ".join([said, *fallen]))]
+    weight = Measure("model", "drifted_gain", sum(gain.get(m.subject, 0.0) for m in drifted), settings.max_drifted_gain, reason)
+    said = reason + (f", which made {weight.value:.0%} of what the trees gained" if drifted else "")
+    said += f", score PSI {score.value:.3f}" + (" is above its limit" if score.breached else "")
+    retrain = score.breached or weight.breached or bool(fallen)
+    return [many, weight, Measure("model", RETRAIN, float(retrain), limit=0.0, note="; ".join([said, *fallen]))]

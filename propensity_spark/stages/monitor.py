@@ -33,7 +33,8 @@ HISTORY_DAYS = 60
 def _execute(run: Run) -> Outcome:
     limits = run.settings.monitor
     name, version = _model_that_scored(run)
-    baseline = load(run.settings, version).baseline
+    model = load(run.settings, version)
+    baseline = model.baseline
     counted = dict(counts(_scored_matrix(run), baseline)[run.as_of])
     expected = estimates(counted.pop(HISTOGRAM))
     before = matured.known_before(run)
@@ -42,7 +43,7 @@ def _execute(run: Run) -> Outcome:
     history = _history(run)
     measures = drift(baseline, counted, limits)
     measures += [*volume(sum(counted[PROBABILITY]), _earlier_volume(history)), *freshness(_newest(run), run.as_of, limits)]
-    measures += verdict(measures, limits, fallen([*before, *today], version, limits))
+    measures += verdict(measures, model.gain(), limits, fallen([*before, *today], version, limits))
     for m in measures:
         if m.breached:
             log.warning("%s: %s is %s, above its limit %s", m.subject, m.measure, m.value, m.limit)

@@ -48,6 +48,20 @@ def small_model() -> PropensityModel:
     )
 
 
+@pytest.mark.parametrize("names", [None, ["recency_days", "frequency_30d"], ["a", "b"]])
+def test_gain_is_the_share_of_each_feature_that_is_asked_largest_first(names: list[str] | None) -> None:
+    random = np.random.default_rng(2)
+    matrix = random.random((400, 2))
+    rows = xgboost.DMatrix(matrix, matrix[:, 1] + matrix[:, 0] / 3 > 0.6, feature_names=names)
+    booster = xgboost.train({"max_depth": 3, "objective": "binary:logistic"}, rows, 5)
+    found = replace(small_model(), booster=bytes(booster.save_raw("ubj"))).gain()
+    told = booster.get_score(importance_type="total_gain")
+    first, second = (told[name] for name in names or ["f0", "f1"])
+    assert list(found) == ["frequency_30d", "recency_days"]
+    assert list(found.values()) == pytest.approx([second / (first + second), first / (first + second)])
+    assert list(small_model().gain()) == ["recency_days"]
+
+
 def test_a_model_from_before_methods_were_compared_is_read(tmp_path: Path) -> None:
     small_model().save(tmp_path)
     body = json.loads((tmp_path / "model.json").read_text())

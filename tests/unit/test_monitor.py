@@ -176,9 +176,11 @@ def test_a_day_like_a_training_day_is_no_drift() -> None:
     by_day = [[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]]
     weekday = train_reference(edges := (0.5,), by_day)
     assert weekday.usual_psi == pytest.approx(_slow_psi([0.5, 0.5, 0.0], [1.0, 0.0, 0.0]))
-    measure = drift({"x": weekday}, {"x": [7.0, 0.0, 0.0]}, LIMITS)[0]
+    close = MonitorSettings(usual_psi_factor=1.0)
+    measure = drift({"x": weekday}, {"x": [7.0, 0.0, 0.0]}, close)[0]
     assert (measure.limit, measure.breached) == (weekday.usual_psi, False)
-    assert drift({"x": weekday}, {"x": [0.0, 0.0, 7.0]}, LIMITS)[0].breached
+    assert drift({"x": weekday}, {"x": [0.0, 0.0, 7.0]}, close)[0].breached
+    assert drift({"x": weekday}, {"x": [7.0, 0.0, 0.0]}, LIMITS)[0].limit == 3 * weekday.usual_psi
     assert edges == weekday.edges
 
 
@@ -187,30 +189,44 @@ def _psis(score: float, *features: float) -> list[Measure]:
     return [*named, Measure(PROBABILITY, "psi", score, LIMITS.score_psi_limit), Measure("f0", "null_share", 0.5)]
 
 
+GAIN = {"f0": 0.04, "f1": 0.03, "f2": 0.02, "f3": 0.02}
+
+
 @pytest.mark.parametrize(
     ("measures", "value", "note"),
     [
         (_psis(0.01, 0.0, 0.1), 0.0, "0 of 2 features drifted, score PSI 0.010"),
         (_psis(0.2, 0.2), 0.0, "0 of 1 features drifted, score PSI 0.200"),
         (_psis(0.3, 0.0), 1.0, "0 of 1 features drifted, score PSI 0.300 is above its limit"),
-        (_psis(0.0, 0.3, 0.4, 0.5), 0.0, "3 of 3 features drifted (f2 0.50, f1 0.40, f0 0.30), score PSI 0.000"),
-        (_psis(0.0, 0.3, 0.4, 0.5, 0.6), 1.0, "4 of 4 features drifted (f3 0.60, f2 0.50, f1 0.40, f0 0.30), score PSI 0.000"),
+        (
+            _psis(0.0, 0.3, 0.4, 0.5),
+            0.0,
+            "3 of 3 features drifted (f2 0.50, f1 0.40, f0 0.30), which made 9% of what the trees gained, score PSI 0.000",
+        ),
+        (
+            _psis(0.0, 0.3, 0.4, 0.5, 0.6),
+            1.0,
+            "4 of 4 features drifted (f3 0.60, f2 0.50, f1 0.40, f0 0.30), which made 11% of what the trees gained, score PSI 0.000",
+        ),
         (
             _psis(0.0, *[0.3] * 6),
             1.0,
-            "6 of 6 features drifted (f0 0.30, f1 0.30, f2 0.30, f3 0.30, f4 0.30, …), score PSI 0.000",
+            "6 of 6 features drifted (f0 0.30, f1 0.30, f2 0.30, f3 0.30, f4 0.30, …), which made 11% of what the trees gained, "
+            "score PSI 0.000",
         ),
     ],
 )
 def test_verdict(measures: list[Measure], value: float, note: str) -> None:
-    many, found = verdict(measures, LIMITS)
+    many, weight, found = verdict(measures, GAIN, LIMITS)
     assert (found.subject, found.measure, found.value, found.note) == ("model", "retrain", value, note)
     assert found.breached == (value == 1.0)
-    assert (many.measure, many.value, many.limit) == ("drifted_features", float(note.split(maxsplit=1)[0]), 3.0)
+    assert (many.measure, many.value, many.limit) == ("drifted_features", float(note.split(maxsplit=1)[0]), 0.0)
+    assert (weight.measure, weight.limit) == ("drifted_gain", 0.1)
+    assert weight.value == pytest.approx(sum(list(GAIN.values())[: int(many.value or 0)]))
 
 
 def test_fallen_performance_is_a_reason_to_retrain() -> None:
-    found = verdict(_psis(0.01, 0.0), LIMITS, ["realised AUC off on 2 of the last 3 judged days"])[-1]
+    found = verdict(_psis(0.01, 0.0), GAIN, LIMITS, ["realised AUC off on 2 of the last 3 judged days"])[-1]
     assert found.breached
     assert found.note == "0 of 1 features drifted, score PSI 0.010; realised AUC off on 2 of the last 3 judged days"
 
@@ -234,7 +250,7 @@ def test_page_shows_verdict_drift_alerts_and_performance_and_escapes(tmp_path: P
     }
     counted = {"a": [5.0, 5.0, 0.0], "<b>": [1.0, 6.0, 3.0, 0.0], PROBABILITY: [5.0, 5.0, 0.0]}
     measures = [*drift(baseline, counted, LIMITS), *freshness({"silver/activity": None}, DAY, LIMITS)]
-    measures += verdict(measures, LIMITS)
+    measures += verdict(measures, {"a": 0.9, "<b>": 0.1}, LIMITS)
     found = summary(measures, DAY, "m & n", "7", baseline=baseline, counted=counted)
     assert [entry["subject"] for entry in found["subjects"]] == ["<b>", "a", PROBABILITY]
     assert found["retrain"].startswith("no: 1 of 2 features drifted (<b> ")
@@ -331,7 +347,8 @@ def test_stage_writes_drift_page_and_verdict(
     baseline = {name: ReferenceBins((), (0.0,), 1.0) for name in features}
     baseline |= {"recency_days": ReferenceBins((10.0,), (1.0, 0.0), 0.0), PROBABILITY: ReferenceBins((0.45,), (0.5, 0.5), 0.0)}
     asked: list[str] = []
-    monkeypatch.setattr(monitor, "load", lambda settings, version: asked.append(version) or SimpleNamespace(baseline=baseline))
+    model = SimpleNamespace(baseline=baseline, gain=lambda: {"recency_days": 0.05, "tenure_days": 0.95})
+    monkeypatch.setattr(monitor, "load", lambda settings, version: asked.append(version) or model)
     lake.append(
         spark.createDataFrame(
             [
@@ -352,7 +369,7 @@ def test_stage_writes_drift_page_and_verdict(
     monitor.STAGE.execute(Run(spark, retail, lake, date(2011, 12, 8), "monitor-1", datetime(2011, 12, 9, tzinfo=UTC)))
     _fill(spark, lake, DAY, 10, 11)
     outcome = monitor.STAGE.execute(run)
-    note = f"1 of {len(features)} features drifted (recency_days 18.42), score PSI 0.000"
+    note = f"1 of {len(features)} features drifted (recency_days 18.42), which made 5% of what the trees gained, score PSI 0.000"
     assert asked == ["3", "3"]
     assert (outcome.rows_in, outcome.facts) == (10, {"retrain": f"no: {note}"})
     assert outcome.note.endswith("; alerts: stale_table")

@@ -179,7 +179,7 @@ def test_stage_judges_a_scored_day_once_its_labels_have_matured(
 ) -> None:
     features = [feature.name for feature in model_features("user", False)]
     baseline = {name: ReferenceBins((), (0.0,), 1.0) for name in features} | {PROBABILITY: ReferenceBins((0.5,), (0.5, 0.5), 0.0)}
-    monkeypatch.setattr(monitor, "load", lambda *_: SimpleNamespace(baseline=baseline))
+    monkeypatch.setattr(monitor, "load", lambda *_: SimpleNamespace(baseline=baseline, gain=dict))
     buyers = [f"u{n}" for n in range(100) if n % 3 == 0 or n > 80]
     window = _buys(DAY + timedelta(days=7), buyers)
     outside = _buys(DAY + timedelta(days=8), ["u1"]) + _buys(DAY, ["u2"]) + _buys(DAY + timedelta(days=1), ["stranger"])
