@@ -75,7 +75,7 @@ class MonitorSettings(Section):
 
     psi_limit: Annotated[float, Field(gt=0.0)] = 0.2
     usual_psi_factor: Annotated[float, Field(ge=1.0)] = 3.0
-    max_drifted_features: Count = 0
+    max_drifted_features: Count = 1
     max_drifted_gain: Share = 0.1
     score_psi_limit: Annotated[float, Field(gt=0.0)] = 0.2
     max_unseen_share: Share = 0.01

@@ -220,7 +220,7 @@ def test_verdict(measures: list[Measure], value: float, note: str) -> None:
     many, weight, found = verdict(measures, GAIN, LIMITS)
     assert (found.subject, found.measure, found.value, found.note) == ("model", "retrain", value, note)
     assert found.breached == (value == 1.0)
-    assert (many.measure, many.value, many.limit) == ("drifted_features", float(note.split(maxsplit=1)[0]), 0.0)
+    assert (many.measure, many.value, many.limit) == ("drifted_features", float(note.split(maxsplit=1)[0]), 1.0)
     assert (weight.measure, weight.limit) == ("drifted_gain", 0.1)
     assert weight.value == pytest.approx(sum(list(GAIN.values())[: int(many.value or 0)]))
 
