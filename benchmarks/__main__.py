@@ -15,7 +15,6 @@ import argparse
 import os
 import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +25,7 @@ from typing import Any, TypeVar
 
 from benchmarks import features, reference
 from benchmarks.command import CommandRun, propensity
-from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.measure import Measure, code, machine, say, table, write
 from propensity_spark.config import CONF_DIR, Settings, load_settings
 
 DATASET, AS_OF, NEXT_DAY = "stocks", "2024-12-31", "2025-01-02"
@@ -46,10 +45,10 @@ def main() -> None:
         measures = _measure(Path(folder), overrides)
     path = write(measures, about)
     where = about["machine"]
-    _say(f"\n{table(measures)}\n")
-    _say(f"ratio: seconds of the line / seconds of the reference, which does less (see benchmarks/reference.py). {where['cores']} cores of")
-    _say(f"{where['cpu']}, load average before the start {where['load_before'][0]}; settings {' '.join(overrides) or 'as they are'}")
-    _say(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+    say(f"\n{table(measures)}\n")
+    say(f"ratio: seconds of the line / seconds of the reference, which does less (see benchmarks/reference.py). {where['cores']} cores of")
+    say(f"{where['cpu']}, load average before the start {where['load_before'][0]}; settings {' '.join(overrides) or 'as they are'}")
+    say(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
 def _measure(folder: Path, overrides: Sequence[str]) -> list[Measure]:
@@ -57,15 +56,15 @@ def _measure(folder: Path, overrides: Sequence[str]) -> list[Measure]:
     places = [f"spark.master=local[{CORES}]", *overrides, f"lake.root={lake}", f"publish.uri={folder / 'published'}"]
     arguments = ["--dataset", DATASET, *(word for place in places for word in ("--set", place))]
     settings = load_settings(CONF_DIR / "local.yml", DATASET, places)
-    _say("1/4 the whole line in a fresh lake")
+    say("1/4 the whole line in a fresh lake")
     line = propensity(arguments, lake, AS_OF)
-    _say(f"2/4 user features of {features.ROWS:,} events")
+    say(f"2/4 user features of {features.ROWS:,} events")
     side = _aside(features.measure, settings, date.fromisoformat(AS_OF))
-    _say("3/4 single-machine references")
+    say("3/4 single-machine references")
     work = reference.Work(settings, date.fromisoformat(AS_OF), side.files, folder / "reference")
     work.out.mkdir()
     beside = _aside(reference.references, work)
-    _say("4/4 the next day, scoring alone")
+    say("4/4 the next day, scoring alone")
     next_day = propensity([*arguments, "--score-only"], lake, NEXT_DAY)
     return [
         *_command("line", line, LINE_SECONDS, settings, beside),
@@ -118,11 +117,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, such as simulate.users=300")
     parser.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text")
     return parser.parse_args()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

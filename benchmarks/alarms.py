@@ -13,7 +13,6 @@ Realised performance is judged for every third scored day, to save time.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.measure import Measure
+from benchmarks.measure import Measure, say
 from propensity_spark.calendars import sessions
 from propensity_spark.config import Settings
 from propensity_spark.features.affinity import item_dates, sector_spending
@@ -119,8 +118,7 @@ def alarms(spark: SparkSession, settings: Settings, root: Path, days: int, model
             plan = Plan(name, tuple(after), after[days // 4])
             clock = time.monotonic()
             watched.append(watch(settings, plant(silver, plan.start), model, plan, root / f"{at}-{name.replace(' ', '-')}"))
-            sys.stdout.write(f"{at} {name}: {time.monotonic() - clock:.0f} s; {_story(watched[-1])}\n")
-            sys.stdout.flush()
+            say(f"{at} {name}: {time.monotonic() - clock:.0f} s; {_story(watched[-1])}")
     return [*_false_alarms(settings, watched), *_power(watched)]
 
 
@@ -131,7 +129,7 @@ def watch(settings: Settings, silver: Silver, model: PropensityModel, plan: Plan
     rows = scored.sparkSession.read.parquet(str(aside)).withColumn("as_of_date", F.col("as_of_date").cast("date"))
     counted = counts(rows, model.baseline)
     worth = _worth(settings, silver, rows, plan.days[::3])
-    limits = settings.monitor
+    limits, gain = settings.monitor, model.gain()
     history: list[Seen] = []
     performance: list[Performance] = []
     alerted: dict[str, date] = {}
@@ -143,7 +141,7 @@ def watch(settings: Settings, silver: Silver, model: PropensityModel, plan: Plan
         for old in matured(worth, {row.scored for row in performance}, day, waiting):
             performance += judged((day, old), model.version, worth[old], estimates(counted[old][HISTOGRAM]), limits)
         measures = [*drift(model.baseline, of_day, limits), *volume(sum(of_day[PROBABILITY]), earlier)]
-        measures += verdict(measures, model.gain(), limits, fallen(performance, model.version, limits))
+        measures += verdict(measures, gain, limits, fallen(performance, model.version, limits))
         earlier = (day, sum(of_day[PROBABILITY]))
         history += seen_drift(measures, day)
         held = [one for one in holding(limits.alerts, [*history, *seen_performance(performance)], day, alerted) if not one.cooling]
@@ -218,5 +216,4 @@ def _story(one: Watched) -> str:
 
 def _line(spark: SparkSession, settings: Settings, as_of: date, stages: Sequence[str]) -> None:
     for stage, _, seconds in run_line(spark, settings, as_of, [stage_named(name) for name in stages]):
-        sys.stdout.write(f"{as_of} {stage.name}: {seconds:.0f} s\n")
-        sys.stdout.flush()
+        say(f"{as_of} {stage.name}: {seconds:.0f} s")

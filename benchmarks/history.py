@@ -3,7 +3,7 @@
 Made-up invoices for the data set `retail`, as many on every day, so that the new day is the same and the history alone differs. Both
 histories are longer than the longest window (365 days). For each a fresh lake gets its history by the whole line; then one file is
 delivered, and a real `propensity run --score-only` of the next day is timed from start to exit. Bytes are from Spark's event log
-(benchmarks/traffic.py). What the stages took for the whole history, in all and for each row, is what docs/scaling.md reckons with.
+(benchmarks/traffic.py). What the stages took for the whole history, in all and for each row, is measured beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from benchmarks.command import CommandRun, propensity
-from benchmarks.measure import Measure, code, machine, table, write
+from benchmarks.measure import Measure, code, machine, say, table, write
 from benchmarks.traffic import Traffic, logged_to, traffic
 
 LAST, TIMES, ALLOWED = date(2011, 12, 8), 5, 1.3
@@ -41,11 +40,11 @@ def main() -> None:
     found: dict[int, Lived] = {}
     for days in (options.days, TIMES * options.days):
         with tempfile.TemporaryDirectory(prefix="propensity-history-", dir=options.folder) as folder:
-            _say(f"{days:,} days of {options.rows_per_day:,} invoice lines")
+            say(f"{days:,} days of {options.rows_per_day:,} invoice lines")
             found[days] = live(Path(folder), days, options)
     measures = measured(options.rows_per_day, found)
     path = write(measures, about)
-    _say(f"\n{table(measures)}\n\nwritten to {path}")
+    say(f"\n{table(measures)}\n\nwritten to {path}")
 
 
 Day = tuple[CommandRun, dict[str, Traffic]]
@@ -79,7 +78,7 @@ def live(root: Path, days: int, options: argparse.Namespace) -> Lived:
         moved = traffic(log, done.stages)
         log.unlink()
         each = (f"{s.stage} {s.seconds:.1f} s {moved[s.stage].read / 1e6:,.0f} MB" for s in done.stages)
-        _say(f"  {day}: {done.seconds:.1f} s ({', '.join(each)})")
+        say(f"  {day}: {done.seconds:.1f} s ({', '.join(each)})")
         return done, moved
 
     history = run(LAST)
@@ -163,11 +162,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--settings", default="", metavar="'K=V …'", help="overrides, as for propensity")
     parser.add_argument("--folder", default=None, help="where the temporary folders are made")
     return parser.parse_args()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -83,6 +84,12 @@ def code() -> dict[str, str]:
     """Version and commit of what was measured; `-dirty` when the working tree was changed."""
     described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {"version": __version__, "commit": described.stdout.strip() or "unknown"}
+
+
+def say(text: str) -> None:
+    """A line to the terminal at once, also where it is a file."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def seconds_of(work: Callable[..., object], *arguments: object) -> float:

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 
 import pytest
 from prepared_run import DAY, planned, publish
@@ -22,7 +21,6 @@ from pyspark.sql import DataFrame, SparkSession
 from s3_server import S3Server
 from shop import SHORT_LIVED
 
-import propensity_spark
 from propensity_spark.config import SparkSettings
 from propensity_spark.publish import Provenance, publish_scores, read_published, verify
 from propensity_spark.publish.manifest import MANIFEST, check_files, current_manifest
@@ -34,7 +32,6 @@ from propensity_spark.tables import local_frame
 
 pytestmark = pytest.mark.faults
 KILLS = 50
-PATHS = os.pathsep.join([str(Path(propensity_spark.__file__).parent.parent), str(Path(__file__).parent.parent)])
 
 
 def _die_around_request(point: int) -> None:
@@ -107,7 +104,7 @@ def test_a_reader_sees_old_or_new_complete_runs_while_the_publisher_is_killed_at
     store = S3Store(bucket, "scores")
     publish(store, 0)
     command = [sys.executable, __file__, uri]
-    environment = os.environ | server.environment | {"PYTHONPATH": PATHS}
+    environment = os.environ | SHORT_LIVED | server.environment
     moved = set()
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as host,
@@ -171,7 +168,7 @@ def _spark_publisher(uri: str, kill_at: str) -> None:
 
 
 def test_whole_publishers_with_spark_that_are_killed(spark: SparkSession, server: S3Server, s3a: str) -> None:
-    environment = os.environ | SHORT_LIVED | server.environment | {"PYTHONPATH": PATHS}
+    environment = os.environ | SHORT_LIVED | server.environment
     old = _publish_with_spark(spark, f"{s3a}/scores", 0.1)
     for kill_at in SPARK_KILLS:
         with _polling(f"{s3a}/scores") as poller:
