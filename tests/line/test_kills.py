@@ -1,19 +1,21 @@
 """The line in processes that are really killed, after each of its writes, one after the other; the same command again ends like an
 undisturbed run. The soak kills at any moment instead, also within a write, for half an hour.
 
-A victim is the leader of a session of its own, so one SIGKILL ends Python and its JVM at once. It begins with the stage in which the last
-one died, and kills itself after the first write that no victim before it has lived to see.
+A victim is forked from a process that has imported everything and started nothing, and leads a session of its own, so one SIGKILL ends
+Python and its JVM at once. It begins with the stage in which the last one died, and kills itself after the first write that no victim
+before it has lived to see.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -37,22 +39,24 @@ pytestmark = [
 ]
 
 
-def start_victim(place: Path, *stages: str) -> subprocess.Popen[bytes]:
+def start_victim(place: Path, *stages: str) -> BaseProcess:
     """Run the line in `place`. With `stages`, those, until a write that `place`/killed does not name; it is the last."""
-    command = [sys.executable, __file__, str(place), *stages]
-    with (place / "victim.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | SHORT_LIVED, start_new_session=True)
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([__name__])  # imports are seconds, and victims dozens
+    victim = forks.Process(target=_victim, args=(place, stages))
+    victim.start()
+    return victim
 
 
-def is_killed(victim: subprocess.Popen[bytes], place: Path) -> bool:
+def is_killed(victim: BaseProcess, place: Path) -> bool:
     """Wait for the end of a victim and of every process of its session: was it the kill (or did it end well)?"""
-    code = victim.wait(timeout=300)
-    assert code in (0, -signal.SIGKILL), (place / "victim.log").read_text()
+    victim.join(timeout=300)
+    assert victim.exitcode in (0, -signal.SIGKILL), (place / "victim.log").read_text()
     while left := [process for process in Path("/proc").glob("[0-9]*") if session_of(process) == victim.pid]:
         for process in left:  # workers of Spark lead a group of their own
             with suppress(ProcessLookupError):  # it has ended by itself
                 os.kill(int(process.name), signal.SIGKILL)
-    return code != 0
+    return victim.exitcode != 0
 
 
 def session_of(process: Path) -> int:
@@ -114,8 +118,7 @@ def test_lines_that_are_killed_at_any_moment_end_like_one_that_is_not(spark: Spa
         place.mkdir()
         while True:
             victim = start_victim(place)
-            with suppress(subprocess.TimeoutExpired):
-                victim.wait(timeout=draw.uniform(5, 90))
+            victim.join(timeout=draw.uniform(5, 90))
             with suppress(ProcessLookupError):  # it came to its end
                 os.killpg(victim.pid, signal.SIGKILL)
             if not is_killed(victim, place):
@@ -128,17 +131,18 @@ def test_lines_that_are_killed_at_any_moment_end_like_one_that_is_not(spark: Spa
     assert kills > lines
 
 
-def _victim(place: Path, stages: list[str]) -> None:
+def _victim(place: Path, stages: tuple[str, ...]) -> None:
     def die(written: str) -> None:
         if stages and written not in survived:
             (place / "killed").write_text("\n".join([*survived, written]) + "\n")
             os.killpg(0, signal.SIGKILL)
 
+    os.setsid()
+    os.environ.update(SHORT_LIVED)
+    with (place / "victim.log").open("wb") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
     survived = killed_in(place)
     chosen = [stage for stage in STAGES if not stages or stage.name in stages]
     with watched(lambda: None, die):
         list(run_line(get_session(SPARK), settings(place, place.parent / "data"), AS_OF, chosen))
-
-
-if __name__ == "__main__":
-    _victim(Path(sys.argv[1]), sys.argv[2:])

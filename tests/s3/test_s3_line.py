@@ -21,6 +21,7 @@ from propensity_spark.schemas import ACTIVITY, BRONZE, DRIFT, QUARANTINE, RUNS, 
 
 DAILY = ("ingest", "validate", "features", "score", "publish", "monitor")
 NEXT_DAY = AS_OF + timedelta(days=1)
+ALERT = "monitor.alerts=[{name: always, measure: age_days, above: -1}]"  # so that there is something to log
 
 
 def _on_s3(place: str, tracking: Path, data: Path) -> Settings:
@@ -29,6 +30,7 @@ def _on_s3(place: str, tracking: Path, data: Path) -> Settings:
         f"publish.uri={place}/published",
         f"mlflow.tracking_uri=sqlite:///{tracking}",
         f"mlflow.artifact_location={place.replace('s3a://', 's3://')}/models",
+        ALERT,
     ]
     return load_settings(data / "conf" / "local.yml", "shop", [*FEW, *overrides], f"{place}/drops", data / "conf")
 
@@ -46,7 +48,7 @@ def test_the_line_on_s3_gives_what_it_gives_on_disk(
     write_orders(data / "orders")
     later = sorted((data / "orders").glob("*.csv"))[-1]  # of the month after the as-of date
     held_back = later.rename(data / later.name)
-    here, there = settings(tmp_path / "here", data), _on_s3(s3a, tmp_path / "mlflow.db", data)
+    here, there = settings(tmp_path / "here", data, ALERT), _on_s3(s3a, tmp_path / "mlflow.db", data)
     for file in (data / "orders").glob("*.csv"):
         _drop(server, bucket, file)
     local, remote = run(spark, here, AS_OF), run(spark, there, AS_OF)
