@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -82,12 +82,42 @@ def _daemon(folder: Path, name: str, main_class: str, *arguments: str) -> Iterat
         "SPARK_DAEMON_MEMORY": "512m",
     }
     command = [str(spark_home() / "bin" / "spark-class"), main_class, *arguments]
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
+    with group(command, folder / f"{name}.log", environment, signal.SIGTERM, signal.SIGKILL) as process:
+        yield process
+
+
+@contextmanager
+def group(
+    command: Sequence[str], log: Path, variables: Mapping[str, str], *signals: signal.Signals, folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a group of its own, in `folder` (default: here), and says everything into `log`; ended when the block is left.
+
+    An interruption that comes while it starts is felt as soon as it is there, or nobody would know what to end.
+    """
+    process = None
     try:
+        with log.open("wb") as said, _held_back(signal.SIGINT, signal.SIGTERM):
+            process = subprocess.Popen(
+                command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, cwd=folder, env=variables, start_new_session=True
+            )
         yield process
     finally:
-        end_group(process, signal.SIGTERM, signal.SIGKILL)
+        if process is not None:
+            end_group(process, *signals)
+
+
+@contextmanager
+def _held_back(*signals: signal.Signals) -> Iterator[None]:
+    """Signals that come inside the block are felt at its end. In the main thread alone, the one that Python tells of signals."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda found, _: came.append(found)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for found in came:
+            signal.raise_signal(found)
 
 
 def end_group(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:

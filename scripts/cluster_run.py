@@ -23,7 +23,7 @@ from pathlib import Path
 from propensity_spark.cli import STAGES
 from propensity_spark.config import CONF_DIR, SparkSettings
 from propensity_spark.session import JARS_DIR, own_jvm, spark_conf
-from scripts.cluster import ClusterFailed, end_group, standalone_cluster
+from scripts.cluster import ClusterFailed, group, standalone_cluster
 from scripts.submit import NotInstalled, Submit, environment, install
 
 ROOT = CONF_DIR.parent
@@ -63,17 +63,10 @@ def closing_facts(said: str) -> list[str]:
 
 @contextmanager
 def _submitted(submit: Submit, script: Path, arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """spark-submit at work, leader of a process group of its own, which is ended when the block is left early."""
-    variables = environment(submit.variables(log.parent))
-    with log.open("wb") as said:
-        command = submit.command(script, arguments)
-        process = subprocess.Popen(
-            command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, cwd=log.parent, env=variables, start_new_session=True
-        )
-    try:
+    """spark-submit at work, ended with its JVM and the Python that this started when the block is left early."""
+    command, variables = submit.command(script, arguments), environment(submit.variables(log.parent))
+    with group(command, log, variables, signal.SIGKILL, folder=log.parent) as process:
         yield process
-    finally:
-        end_group(process, signal.SIGKILL)  # the JVM, and the Python that it started
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, heading: str) -> None:

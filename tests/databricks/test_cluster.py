@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import pytest
 
 from scripts import cluster
-from scripts.cluster import ClusterFailed, standalone_cluster
+from scripts.cluster import ClusterFailed, group, standalone_cluster
 
 MASTER = f"""#!{sys.executable}
 import json, os, sys, time
@@ -93,3 +98,21 @@ def test_a_pyspark_without_spark_class(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("pyspark.__file__", str(package))
     with pytest.raises(ClusterFailed, match="spark-class is missing"), standalone_cluster():
         pytest.fail("the cluster is not up")
+
+
+def test_an_interruption_while_a_process_starts_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(Popen(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    heeds = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), group(["sleep", "60"], tmp_path / "log", os.environ, signal.SIGKILL):
+            raise AssertionError("the block is not entered")
+    finally:
+        signal.signal(signal.SIGINT, heeds)
+    assert started[0].poll() == -signal.SIGKILL
