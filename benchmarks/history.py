@@ -1,4 +1,5 @@
 """`make bench-history`: one more day after a history, and after one five times as long: seconds of each stage, bytes read, memory.
+With `--tenfold`: the whole line over a history, and over one of as many days with ten times the rows and users.
 
 Made-up invoices for the data set `retail`, as many on every day, so that the new day is the same and the history alone differs. Both
 histories are longer than the longest window (365 days). For each a fresh lake gets its history by the whole line; then one file is
@@ -12,8 +13,8 @@ import argparse
 import shlex
 import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from benchmarks.measure import Measure, code, machine, say, table, write
 from benchmarks.traffic import Traffic, logged_to, traffic
 
 LAST, TIMES, ALLOWED = date(2011, 12, 8), 5, 1.3
+TENFOLD, ALLOWED_TENFOLD, BASE_SECONDS = 10, 10.5, 30  # a stage that takes less is mostly start
 SMALL_MODEL = (
     *("schedule.dates=30", "train.rounds=50", "evaluate.bootstrap_rounds=20", "evaluate.shap_rows=100"),
     *("evaluate.auc_margin_over_baseline=-1.0", "evaluate.max_calibration_error=1.0"),
@@ -37,12 +39,13 @@ GIB = 2**30
 def main() -> None:
     options = _options()
     about = {"machine": machine(range(THREADS)), "code": code(), "settings": vars(options) | {"folder": None}}
-    found: dict[int, Lived] = {}
-    for days in (options.days, TIMES * options.days):
-        with tempfile.TemporaryDirectory(prefix="propensity-history-", dir=options.folder) as folder:
-            say(f"{days:,} days of {options.rows_per_day:,} invoice lines")
-            found[days] = live(Path(folder), days, options)
-    measures = measured(options.rows_per_day, found)
+    base = World(options.days, options.rows_per_day, options.users)
+    if options.tenfold:
+        larger = replace(base, rows_per_day=TENFOLD * base.rows_per_day, users=TENFOLD * base.users)
+        measures = tenfold(*(live(world, 0, options) for world in (base, larger)))
+    else:
+        longer = replace(base, days=TIMES * base.days)
+        measures = measured(*(live(world, options.repeat + 1, options) for world in (base, longer)))
     path = write(measures, about)
     say(f"\n{table(measures)}\n\nwritten to {path}")
 
@@ -51,9 +54,19 @@ Day = tuple[CommandRun, dict[str, Traffic]]
 
 
 @dataclass(frozen=True)
-class Lived:
-    """The history as the line took it in, what its tables weigh in bytes, and the days after it."""
+class World:
+    """Days of a history, invoice lines of each day, customers."""
 
+    days: int
+    rows_per_day: int
+    users: int
+
+
+@dataclass(frozen=True)
+class Lived:
+    """The history as the line took it in, what its tables weigh in bytes, and the days after it but the first."""
+
+    world: World
     history: Day
     tables: dict[str, int]
     days: list[Day]
@@ -62,15 +75,21 @@ class Lived:
         return statistics.median(of(day) for day in self.days)
 
 
-def live(root: Path, days: int, options: argparse.Namespace) -> Lived:
-    """The line over `days` up to `LAST`, then each of the days after it."""
+def live(world: World, days_after: int, options: argparse.Namespace) -> Lived:
+    """The line over the history that ends on `LAST`, then each of the days after it."""
+    say(f"{world.days:,} days of {world.rows_per_day:,} invoice lines of {world.users:,} customers")
+    with tempfile.TemporaryDirectory(prefix="propensity-history-", dir=options.folder) as folder:
+        return _live(Path(folder), world, days_after, shlex.split(options.settings))
+
+
+def _live(root: Path, world: World, days_after: int, settings: Sequence[str]) -> Lived:
     data, events, lake = root / "data", root / "events", root / "lake"
     events.mkdir()
-    for back in range(days):
-        write_day(data, LAST - timedelta(days=back), options.rows_per_day, options.users)
+    for back in range(world.days):
+        write_day(data, LAST - timedelta(days=back), world)
     places = [f"lake.root={lake}", f"publish.uri={root / 'published'}", f"spark.master=local[{THREADS}]", logged_to(events)]
     words = ["--dataset", "retail", "--data", str(data)]
-    words += [word for override in [*places, *SMALL_MODEL, *shlex.split(options.settings)] for word in ("--set", override)]
+    words += [word for override in [*places, *SMALL_MODEL, *settings] for word in ("--set", override)]
 
     def run(day: date, *more: str) -> Day:
         done = propensity([*words, *more], lake, str(day))
@@ -84,20 +103,33 @@ def live(root: Path, days: int, options: argparse.Namespace) -> Lived:
     history = run(LAST)
     weights = {f"{path.parent.name}/{path.name}": _weight(path) for path in sorted(lake.glob("*/*")) if (path / "_delta_log").exists()}
     after = []
-    for ahead in range(1, options.repeat + 2):
+    for ahead in range(1, days_after + 1):
         day = LAST + timedelta(days=ahead)
-        write_day(data, day, options.rows_per_day, options.users)
+        write_day(data, day, world)
         after.append(run(day, "--score-only"))
-    return Lived(history, weights, after[1:])
+    return Lived(world, history, weights, after[1:])
 
 
 def _weight(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.parquet") if "_delta_log" not in path.parts)
 
 
-def measured(rows: int, found: dict[int, Lived]) -> list[Measure]:
+def tenfold(base: Lived, other: Lived) -> list[Measure]:
+    """Each stage that takes long enough over the base, and all of them: how many times as long ten times the rows take; memory of both."""
+    pairs = list(zip(base.history[0].stages, other.history[0].stages, strict=True))
+    found = [(one.stage, one.seconds, two.seconds) for one, two in pairs if one.seconds >= BASE_SECONDS]
+    found.append(("all stages", sum(one.seconds for one, _ in pairs), sum(two.seconds for _, two in pairs)))
+    few, many = (lived.world.days * lived.world.rows_per_day for lived in (base, other))
+    measures = []
+    for stage, seconds, larger in found:
+        note = f"{larger:,.1f} s, {seconds:,.1f} s for {few:,} rows"
+        measures.append(Measure(f"ten times the rows: {stage}", round(larger / seconds, 2), "×", many, target=ALLOWED_TENFOLD, note=note))
+    return [*measures, *_taken_in(base), *_taken_in(other)]
+
+
+def measured(base: Lived, other: Lived) -> list[Measure]:
     """Of the days after: seconds and megabytes, the long history beside the short one. Of the histories: what taking them in took."""
-    (short, base), (long, other) = sorted(found.items())
+    short, long, rows = base.world.days, other.world.days, base.world.rows_per_day
     against = f"after {short:,} days"
     measures = []
     for place, stage in enumerate(stage.stage for stage in base.days[0][0].stages):
@@ -112,27 +144,27 @@ def measured(rows: int, found: dict[int, Lived]) -> list[Measure]:
     measures.append(Measure("history: one more day, ratio", round(whole[0] / whole[1], 3), "×", rows, target=ALLOWED, note=note))
     note = f"{read[0]:,.1f} MB after {long:,} days, {read[1]:,.1f} MB {against}"
     measures.append(Measure("history: bytes read, ratio", round(read[0] / read[1], 3), "×", target=ALLOWED, note=note))
-    return [*measures, *_taken_in(short, base), *_taken_in(long, other)]
+    return [*measures, *_taken_in(base), *_taken_in(other)]
 
 
-def _taken_in(days: int, lived: Lived) -> list[Measure]:
+def _taken_in(lived: Lived) -> list[Measure]:
     """Each stage over the whole history: seconds, and bytes for each row in; then what the tables weigh."""
-    run, moved = lived.history
+    (run, moved), lines = lived.history, f"{lived.world.days * lived.world.rows_per_day:,} lines"
     measures = []
     for stage in run.stages:
         of, rows = moved[stage.stage], max(1, stage.rows_in)
         each = f"a row: {of.read / rows:,.0f} B read, {of.shuffled / rows:,.0f} B shuffled, {of.spilled / rows:,.0f} B spilled"
-        measures.append(Measure(f"{days:,} days: {stage.stage}", stage.seconds, "s", stage.rows_in, note=f"{each}; {stage.rows_out:,} out"))
-    measures.append(Measure(f"{days:,} days: JVM peak", round(run.jvm_peak / GIB, 2), "GiB"))
+        measures.append(Measure(f"{lines}: {stage.stage}", stage.seconds, "s", stage.rows_in, note=f"{each}; {stage.rows_out:,} out"))
+    measures.append(Measure(f"{lines}: JVM peak", round(run.jvm_peak / GIB, 2), "GiB"))
     heavy = sorted(lived.tables.items(), key=lambda table: -table[1])[:6]
-    return [*measures, *(Measure(f"{days:,} days: {name}", round(weight / 1e6, 1), "MB") for name, weight in heavy)]
+    return [*measures, *(Measure(f"{lines}: {name}", round(weight / 1e6, 1), "MB") for name, weight in heavy)]
 
 
-def write_day(data: Path, day: date, rows: int, users: int) -> None:
+def write_day(data: Path, day: date, world: World) -> None:
     """One file of invoice lines: four of an invoice, few customers with many invoices, a twentieth of the invoices cancelled."""
     draw = np.random.default_rng(day.toordinal())
-    invoices = rows // LINES_PER_INVOICE
-    customers = (users * draw.random(invoices) ** 2).astype(int)
+    invoices = world.rows_per_day // LINES_PER_INVOICE
+    customers = (world.users * draw.random(invoices) ** 2).astype(int)
     cancelled = np.repeat(draw.random(invoices) < 0.05, LINES_PER_INVOICE)
     numbers = np.repeat(np.arange(invoices), LINES_PER_INVOICE)
     minutes = np.repeat(draw.integers(8 * 60, 20 * 60, invoices), LINES_PER_INVOICE)
@@ -156,6 +188,7 @@ def write_day(data: Path, day: date, rows: int, users: int) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-history", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=400, help=f"of the short history; the long one has {TIMES} times as many")
+    parser.add_argument("--tenfold", action="store_true", help="ten times the rows of each day instead, the line over the history alone")
     parser.add_argument("--rows-per-day", type=int, default=5_000, help="invoice lines (default: %(default)s)")
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3, help="days counted after one that is not (default: %(default)s)")

@@ -8,6 +8,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 - fit: 1 million rows by 40 features, 200 trees of depth 6, through Spark and by XGBoost alone, rows in memory both times
 - scoring: 40 features in a Delta table to a published run, beside XGBoost's predictions of the same matrix, one model of 200 trees
 - evaluation: every number of the report for 10 million scored pairs, 200 rounds of the bootstrap over users; its AUC beside the exact one
+- as-of-join: a tenth as many labels, each with the features of its user as of its date, from files to files, beside DuckDB's ASOF JOIN
 - skew: user features where one user, and where one item, has half of all events, beside an even spread
 """
 
@@ -29,6 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +74,7 @@ class Size:
     trees: int = 200
     scored_rows: int = 2_000_000
     evaluated_rows: int = 10_000_000
+    feature_rows: int = 100_000_000
     events: int = 2_000_000
     repeat: int = 3
 
@@ -228,6 +231,42 @@ def evaluation(size: Size, folder: Path) -> list[Measure]:
     ]
 
 
+def as_of_join(size: Size, folder: Path) -> list[Measure]:
+    """Both sides carry their as-of date in this line, so that the join is one by equality; ASOF finds the same rows by order."""
+    spark = _session(folder)
+    dates, first = 50, date(2024, 1, 1)
+    day = F.date_add(F.lit(first), 7 * (F.col("id") % dates).cast("int"))
+    unit = F.pmod(F.xxhash64("id"), F.lit(1_000_003)) / 1_000_003
+    keyed = spark.range(size.feature_rows).select("*", F.expr(f"id DIV {dates}").alias("user_id"), day.alias("as_of_date"))
+    keyed.select("user_id", "as_of_date", *((unit * place).alias(f"feature_{place}") for place in range(1, 6))).write.parquet(
+        str(folder / "features")
+    )
+    labelled = keyed.where(F.pmod(F.xxhash64(F.lit("labelled"), "id"), F.lit(10)) == 0)
+    labelled.select("user_id", "as_of_date", (unit < 0.1).cast("int").alias("label")).write.parquet(str(folder / "labels"))
+    features, labels = (spark.read.parquet(str(folder / name)) for name in ("features", "labels"))
+
+    def ours() -> None:
+        labels.hint("merge").join(features, ["user_id", "as_of_date"], "inner").write.mode("overwrite").parquet(str(folder / "ours"))
+
+    def asof() -> None:
+        connection = duckdb.connect(config={"threads": THREADS, "memory_limit": "12GB", "temp_directory": str(folder / "spilled")})
+        names = ", ".join(f"feature_{place}" for place in range(1, 6))
+        connection.execute(
+            f"COPY (SELECT user_id, l.as_of_date, label, {names} FROM read_parquet('{folder}/labels/*.parquet') l "
+            f"ASOF JOIN read_parquet('{folder}/features/*.parquet') f USING (user_id, as_of_date)) TO '{folder}/theirs.parquet'"
+        )
+        connection.close()
+
+    rows = labels.count()
+    measures = _beside(Ratio(f"as-of join: {rows:,} labels", "DuckDB ASOF JOIN", 3, size.feature_rows), size.repeat, ours, asof)
+    sums = ", ".join(f"sum((feature_{place} * 1000000)::BIGINT)" for place in range(1, 6))
+    told = f"SELECT count(*), sum(label), {sums} FROM read_parquet('{folder}/{{}}')"
+    found, expected = (duckdb.sql(told.format(name)).fetchone() for name in ("ours/*.parquet", "theirs.parquet"))
+    if found != expected or found is None or found[0] != rows:
+        raise AssertionError(f"as-of join: {rows:,} labels; DuckDB found {expected}, the line {found}")
+    return measures
+
+
 def skew(size: Size, folder: Path) -> list[Measure]:
     spark = _session(folder)
     half = F.pmod(F.xxhash64(F.lit("half"), F.expr("id DIV 4")), F.lit(2)) == 0
@@ -252,6 +291,7 @@ CASES: dict[str, Callable[[Size, Path], list[Measure]]] = {
     "fit": fit_,
     "scoring": scoring,
     "evaluation": evaluation,
+    "as-of-join": as_of_join,
     "skew": skew,
 }
 
