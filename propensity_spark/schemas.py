@@ -6,7 +6,7 @@ laid out. `tables.Lake` refuses to write anything else. Gold tables take their f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyspark.sql import types as T
 
@@ -56,6 +56,9 @@ class Table:
     @property
     def column_names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    def column(self, name: str) -> Column:
+        return next(column for column in self.columns if column.name == name)
 
     @property
     def is_personal(self) -> bool:
@@ -231,6 +234,24 @@ ACTIVITY = Table(
         *_VERSION,
     ),
     cluster_by=("event_date",),
+)
+
+EVENT, ORDER = "event", "order"
+CARRIED = Table(
+    "gold",
+    "carried_events",
+    "one event that stands for others of before all windows, or one order begun by then (features/carried.py)",
+    ("what", "user_id", "event_id", "order_hash"),
+    (
+        Column("what", STRING, f"{EVENT} or {ORDER}"),
+        *(replace(ACTIVITY.column(name), nullable=name != "user_id") for name in ("event_id", "user_id", "item_id", "event_type")),
+        *(replace(ACTIVITY.column(name), nullable=True) for name in ("event_date", "order_id", "session_id", "visible_date")),
+        Column("order_hash", LONG, "hash of order_id; null for an event", nullable=True, personal=True),
+        Column("settled_on", DATE, "the events are as visible on this date, and serve it and later dates"),
+        Column("before", DATE, "the last event_date that they stand for"),
+        Column("made_at", INSTANT, "start of the features run that carried them forward"),
+    ),
+    partition_by=("what",),
 )
 
 SILVER = {table.name: table for table in (BARS, CORPORATE_ACTIONS, ITEMS, USERS, ACTIVITY)}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pyspark.sql import types as T
 
-from propensity_spark.schemas import DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns, reasons_table, scores_table
+from propensity_spark.schemas import CARRIED, DATE, DOUBLE, LONG, STRING, Column, Table, grain_key, key_columns, reasons_table, scores_table
 
 Group = Literal["market", "user", "user_item", "crowd"]
 
@@ -243,7 +243,7 @@ def user_item_table(has_crowd: bool) -> Table:
 
 def gold_tables(grain: str, has_market: bool, has_crowd: bool = False) -> tuple[Table, ...]:
     """All of gold, in the order in which it is made."""
-    features = (USER_FEATURES, user_item_table(has_crowd), MARKET_FEATURES)
+    features = (CARRIED, USER_FEATURES, user_item_table(has_crowd), MARKET_FEATURES)
     return (*features, training_set_table(grain, has_market, has_crowd), scores_table(grain), reasons_table(grain))
 
 

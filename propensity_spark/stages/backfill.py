@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from propensity_spark.errors import ConfigurationError, NotUpToDate
 from propensity_spark.features.registry import FEATURES, MARKET_FEATURES
 from propensity_spark.run import Outcome, Run, Stage
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import ACTIVITY, Table
 from propensity_spark.stages import features
 
 _MADE = "_made"
@@ -70,7 +70,8 @@ def _made_again(run: Run, tables: Sequence[Table], dates: Mapping[str, Sequence[
     of_users = [table for table in tables if table is not MARKET_FEATURES]
     if of_users:
         days = sorted({day for table in of_users for day in dates[table.full_name]})
-        yield from ((table, rows) for table, rows in features.user_tables_of(run, days, everyone=True) if table in of_users)
+        made = features.user_tables_of(run, days, run.lake.read(ACTIVITY), everyone=True)
+        yield from ((table, rows) for table, rows in made if table in of_users)
     if MARKET_FEATURES in tables:
         yield MARKET_FEATURES, features.market_table_of(run, dates[MARKET_FEATURES.full_name])
 

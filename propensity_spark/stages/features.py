@@ -24,21 +24,27 @@ from propensity_spark.label import looked_at
 from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
-from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
+from propensity_spark.schemas import ACTIVITY, BARS, CARRIED, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
+from propensity_spark.stages.carrying import Carried, carry_forward, events_for, is_true, stored
 
 _CROWD = tuple(feature.name for feature in features_of("crowd"))
 
 
 def _execute(run: Run) -> Outcome:
-    days = days_of(run)
+    carried = stored(run)
+    days = days_of(run, carried=carried)
+    if carried is not None and not is_true(carried, days.get("change", {})):
+        carried, days = None, days_of(run)
     first_event = min(days.get("first event", {}), default=None)
     needed = feature_dates(run.settings, first_event, run.as_of) if first_event else []
     dates = pending(run, days, _user_tables(run.settings), needed)
     if _is_thinned(run.settings) and _is_without_everyone(run, days):
         dates = sorted({*dates, run.as_of})
+    events = events_for(run, carried, dates)
     for part in _parts(run, dates):
-        for table, frame in user_tables_of(run, part):
+        for table, frame in user_tables_of(run, part, events):
             _replace(run, frame, table, part)
+    carry_forward(run, carried, dates, events, first_event)
     written = dict.fromkeys(_user_tables(run.settings), dates)
     note = f"{len(dates)} as-of dates"
     if run.settings.has_market:
@@ -46,7 +52,7 @@ def _execute(run: Run) -> Outcome:
         if written[MARKET_FEATURES]:
             _replace(run, market_table_of(run, written[MARKET_FEATURES]), MARKET_FEATURES, written[MARKET_FEATURES])
         note += f", {len(written[MARKET_FEATURES])} market dates"
-    counted = [_visible(run, ACTIVITY).select(F.lit("in").alias("rows"))] if dates else []
+    counted = [_visible(run, events).select(F.lit("in").alias("rows"))] if dates else []
     counted += [run.lake.read(table).where(on_dates(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
     rows: dict[str, int] = dict(reduce(DataFrame.unionByName, counted).groupBy("rows").count().collect()) if counted else {}
     return Outcome(rows.get("in", 0), rows.get("out", 0), note=note)
@@ -55,24 +61,26 @@ def _execute(run: Run) -> Outcome:
 Days = Mapping[str, Mapping[date, datetime | None]]
 
 
-def days_of(run: Run, new: Sequence[str] = ()) -> Days:
+def days_of(run: Run, new: Sequence[str] = (), carried: Carried | None = None) -> Days:
     """The days that decide what is to be computed, in one query. There is a row per day or run, so they are brought here.
 
     `first event`; every `session` with a visible bar; as-of dates by gold table; per as-of date the start of the last `success` (of
     features, or of a backfill) with the present settings and code, or with any code where features are `new` to the tables; per first
-    changed date the last `change` announced for it.
+    changed date the last `change` announced for it. With `carried` events the first of all is known and not looked for.
     """
-    first_event = _visible(run, ACTIVITY).agg(F.min("event_date").alias("day")).where("day IS NOT NULL")
-    parts = {"first event": first_event.withColumn("at", F.lit(None).cast("timestamp"))}
+    parts = {}
+    if carried is None:
+        first_event = _visible(run, run.lake.read(ACTIVITY)).agg(F.min("event_date").alias("day")).where("day IS NOT NULL")
+        parts["first event"] = first_event.withColumn("at", F.lit(None).cast("timestamp"))
     for table in (*_user_tables(run.settings), *([MARKET_FEATURES] if run.settings.has_market else [])):
         parts[table.full_name] = _dated(run.lake.read_or_empty(table, (*new, *_CROWD)), "as_of_date")
     if run.settings.has_market:
-        parts["session"] = _dated(_visible(run, BARS).where(F.col("bar_size") == "1d"), "session_date")
+        parts["session"] = _dated(_visible(run, run.lake.read(BARS)).where(F.col("bar_size") == "1d"), "session_date")
     same = (F.col("config_hash") == run.settings.config_hash()) & (F.lit(bool(new)) | (F.col("code_version") == __version__))
     done = F.col("stage").isin("features", "backfill") & (F.col("status") == "succeeded") & same
     parts["success"] = _dated(run.lake.read_or_empty(RUNS).where(done), "as_of_date", "started_at")
     parts["change"] = _dated(run.lake.read_or_empty(CHANGES), "changed_from", "recorded_at")
-    found: dict[str, dict[date, datetime | None]] = {}
+    found: dict[str, dict[date, datetime | None]] = {"first event": {carried.first_event: None}} if carried else {}
     labelled = (part.select(F.lit(what).alias("what"), "day", "at") for what, part in parts.items())
     for what, day, at in reduce(DataFrame.unionByName, labelled).collect():
         found.setdefault(what, {})[day] = at
@@ -111,16 +119,16 @@ def _parts(run: Run, dates: Sequence[date]) -> list[list[date]]:
     return [part for part in parts if part]
 
 
-def _visible(run: Run, table: Table) -> DataFrame:
-    return run.lake.read(table).where(F.col("visible_date") <= F.lit(run.as_of))
+def _visible(run: Run, rows: DataFrame) -> DataFrame:
+    return rows.where(F.col("visible_date") <= F.lit(run.as_of))
 
 
-def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -> Iterator[tuple[Table, DataFrame]]:
+def user_tables_of(run: Run, dates: Sequence[date], activity: DataFrame, *, everyone: bool = False) -> Iterator[tuple[Table, DataFrame]]:
     """Rows of gold/user_features and, at grain user_item, gold/user_item_features for the dates. Each is valid until the next is asked for.
 
     Where training looks at a share of the users, pairs are of those on dates without the scored one, unless `everyone`.
     """
-    activity, items, users = run.lake.read(ACTIVITY), _configured(run, ITEMS), _configured(run, USERS)
+    items, users = _configured(run, ITEMS), _configured(run, USERS)
     grid = Grid(tuple(dates))
     events = keep(live_events(activity, grid))
     spending = keep(sector_spending(events, items, grid))
@@ -147,7 +155,7 @@ def user_tables_of(run: Run, dates: Sequence[date], *, everyone: bool = False) -
 
 def market_table_of(run: Run, dates: Sequence[date]) -> DataFrame:
     """The rows of gold/market_features for the dates."""
-    bars, actions = _visible(run, BARS).where(F.col("bar_size") == "1d"), run.lake.read_or_empty(CORPORATE_ACTIONS)
+    bars, actions = _visible(run, run.lake.read(BARS)).where(F.col("bar_size") == "1d"), run.lake.read_or_empty(CORPORATE_ACTIONS)
     return market_features(bars, actions, _configured(run, ITEMS), Grid(tuple(dates)))
 
 
@@ -180,10 +188,15 @@ def _reads(settings: Settings) -> tuple[Table, ...]:
     return (*silver, BARS, CORPORATE_ACTIONS) if settings.has_market else tuple(silver)
 
 
+def _writes(settings: Settings) -> tuple[Table, ...]:
+    market = (MARKET_FEATURES,) if settings.has_market else ()
+    return (*_user_tables(settings), *market, *(() if settings.has_crowd else (CARRIED,)))
+
+
 STAGE = Stage(
     name="features",
     promise="one row per grain and as-of date; nothing from the future; incremental = full rebuild",
     execute=_execute,
     reads=_reads,
-    writes=lambda settings: (*_user_tables(settings), MARKET_FEATURES) if settings.has_market else _user_tables(settings),
+    writes=_writes,
 )

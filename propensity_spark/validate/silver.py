@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import reduce
 
@@ -15,6 +15,8 @@ from propensity_spark.tables import local_frame
 from propensity_spark.validate.batch import Batch, who_is_in
 from propensity_spark.validate.parse import PROVENANCE, ROW, SAME_ROW, Clock, parse
 from propensity_spark.validate.settle import ERASED
+
+ROWS_PER_FILE = 250_000
 
 
 def announce(run: Run, table: Table, changed_from: date | None) -> None:
@@ -66,9 +68,14 @@ def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
     return parsed.join(wanted, "payload_hash", "inner").where(reduce(Column.__and__, same)).select(*PROVENANCE, "reasons")
 
 
-def write_silver(run: Run, settled: DataFrame, table: Table, only_inserts: bool) -> None:
-    """Insert, update and remove rows of silver in one commit. `only_inserts`: a plain append, which need not look for keys."""
-    changes = settled.where(F.col("change").isin("insert", "update", "remove"))
+def write_silver(run: Run, settled: DataFrame, table: Table, counts: Mapping[str, int]) -> None:
+    """Insert, update and remove rows of silver in one commit, so many of each; only inserts are an append, which need not look for keys.
+
+    A large write is split by ranges of what the table is clustered by, so that who asks for a year does not read the files of others.
+    """
+    changes, only_inserts = settled.where(F.col("change").isin("insert", "update", "remove")), not (counts["update"] or counts["remove"])
+    if table.cluster_by and (files := sum(counts.values()) // ROWS_PER_FILE) > 1:
+        changes = changes.repartitionByRange(files, *table.cluster_by)
     if table.cluster_by:
         changes = changes.sortWithinPartitions(*table.cluster_by)
     if only_inserts or not run.lake.exists(table):

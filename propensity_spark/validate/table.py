@@ -102,5 +102,5 @@ def _keep_rejected(run: Run, settled: DataFrame, batch: Batch, found: Profile) -
 def _bring_up_to_date(run: Run, settled: DataFrame, batch: Batch, found: Profile) -> None:
     announce(run, batch.table, found.changed_from)
     if any(found.changes.values()) or not run.lake.exists(batch.table):
-        write_silver(run, settled, batch.table, only_inserts=not (found.changes["update"] or found.changes["remove"]))
+        write_silver(run, settled, batch.table, found.changes)
     release(run, settled, batch, found.released)

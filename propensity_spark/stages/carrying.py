@@ -1,0 +1,71 @@
+"""Which events the features of a run are computed from, and the events that it carries forward for the next (gold/carried_events)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from propensity_spark.features.carried import Settled, doubts, settled, still_needed, with_carried
+from propensity_spark.run import Run
+from propensity_spark.schemas import ACTIVITY, CARRIED
+
+DOUBTFUL = 10_000
+"""Rows of `doubts` beyond which everything is read: the events are out of date rather than here and there corrected."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What is stored: as settled when, made at what moment, and the date of the first event of all."""
+
+    past: Settled
+    made_at: datetime
+    first_event: date
+
+
+def stored(run: Run) -> Carried | None:
+    """What earlier runs carried forward; None where nothing is, or where it is of later than the run's as-of date."""
+    if run.settings.has_crowd or not run.lake.exists(CARRIED):
+        return None
+    found = run.lake.read(CARRIED).agg(F.max("settled_on"), F.max("before"), F.max("made_at"), F.min("event_date")).first()
+    if found is None or found[0] is None or found[0] > run.as_of:
+        return None
+    return Carried(Settled(found[0], found[1]), found[2], found[3])
+
+
+def is_true(carried: Carried, changes: Mapping[date, datetime | None]) -> bool:
+    """Whether silver has stayed as it was for the date on which the events were settled. `changes`: announced from → the last time."""
+    return not any(day <= carried.past.on and at is not None and at >= carried.made_at for day, at in changes.items())
+
+
+def events_for(run: Run, carried: Carried | None, dates: Sequence[date]) -> DataFrame:
+    """The versions of events that features of the dates are computed from: all of silver/activity, or what stands for it."""
+    activity = run.lake.read(ACTIVITY)
+    if carried is None or not dates or dates[0] < carried.past.on:
+        return activity
+    rows = run.lake.read(CARRIED)
+    found = doubts(activity, rows, carried.past, run.as_of).limit(DOUBTFUL + 1)
+    count = found.count()
+    if count > DOUBTFUL:
+        return activity
+    return with_carried(activity, rows, carried.past, found if count else None)
+
+
+def carry_forward(run: Run, carried: Carried | None, dates: Sequence[date], events: DataFrame, first_event: date | None) -> None:
+    """Once a month, after a day's run: what the days of the next month need of `events` that no window reaches any more.
+
+    Not after a run of many dates, such as the first: the day after it does it. Not where no event is that old.
+    """
+    longest_ago = run.settings.label.closing_days + 7 * (run.settings.schedule.every_weeks + 1)  # the newest training date
+    past = settled(run.as_of - timedelta(days=longest_ago), run.settings.candidates)
+    is_of_a_day = bool(dates) and dates[0] >= past.on
+    is_old = first_event is not None and first_event <= past.before
+    if run.settings.has_crowd or not is_of_a_day or not is_old or (carried is not None and carried.past == past):
+        return
+    key = ["user_id", "item_id"] if run.settings.grain == "user_item" else ["user_id"]
+    told = {"settled_on": F.lit(past.on), "before": F.lit(past.before), "made_at": F.lit(run.started_at)}
+    earlier = None if carried is None else run.lake.read(CARRIED)
+    run.lake.overwrite(still_needed(events, past, key, earlier).withColumns(told), CARRIED)
