@@ -1,5 +1,5 @@
 """`make bench-history`: one more day after a history, and after one five times as long: seconds of each stage, bytes read, memory.
-With `--tenfold`: the whole line over a history, and over one of as many days with ten times the rows and users.
+With `--tenfold`: the line over a history and the day after it, and over one of as many days with ten times the rows and customers.
 
 Made-up invoices for the data set `retail`, as many on every day, so that the new day is the same and the history alone differs. Both
 histories are longer than the longest window (365 days). For each a fresh lake gets its history by the whole line; then one file is
@@ -13,7 +13,7 @@ import argparse
 import shlex
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def main() -> None:
     base = World(options.days, options.rows_per_day, options.users)
     if options.tenfold:
         larger = replace(base, rows_per_day=TENFOLD * base.rows_per_day, users=TENFOLD * base.users)
-        measures = tenfold(*(live(world, 0, options) for world in (base, larger)))
+        measures = tenfold(*(live(world, options.repeat + 1, options) for world in (base, larger)))
     else:
         longer = replace(base, days=TIMES * base.days)
         measures = measured(*(live(world, options.repeat + 1, options) for world in (base, longer)))
@@ -61,6 +61,10 @@ class World:
     rows_per_day: int
     users: int
 
+    @property
+    def rows(self) -> int:
+        return self.days * self.rows_per_day
+
 
 @dataclass(frozen=True)
 class Lived:
@@ -70,9 +74,6 @@ class Lived:
     history: Day
     tables: dict[str, int]
     days: list[Day]
-
-    def median(self, of: Callable[[Day], float]) -> float:
-        return statistics.median(of(day) for day in self.days)
 
 
 def live(world: World, days_after: int, options: argparse.Namespace) -> Lived:
@@ -114,42 +115,74 @@ def _weight(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.parquet") if "_delta_log" not in path.parts)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stage, as the median of some days: seconds, megabytes read, bytes shuffled."""
+
+    stage: str
+    seconds: float
+    read: float
+    shuffled: float
+
+
+def parts(days: Sequence[Day]) -> list[Part]:
+    """The stages that all of the days have, in their order."""
+
+    def median(place: int) -> Part:
+        stage = days[0][0].stages[place].stage
+        seconds = statistics.median(run.stages[place].seconds for run, _ in days)
+        read, shuffled = (statistics.median(getattr(moved[stage], what) for _, moved in days) for what in ("read", "shuffled"))
+        return Part(stage, round(seconds, 2), read / 1e6, shuffled)
+
+    return [median(place) for place in range(len(days[0][0].stages))]
+
+
 def tenfold(base: Lived, other: Lived) -> list[Measure]:
-    """Each stage that takes long enough over the base, and all of them: how many times as long ten times the rows take; memory of both."""
-    pairs = list(zip(base.history[0].stages, other.history[0].stages, strict=True))
-    found = [(one.stage, one.seconds, two.seconds) for one, two in pairs if one.seconds >= BASE_SECONDS]
-    found.append(("all stages", sum(one.seconds for one, _ in pairs), sum(two.seconds for _, two in pairs)))
-    few, many = (lived.world.days * lived.world.rows_per_day for lived in (base, other))
+    """How many times as long ten times the rows take: all stages, and each that takes long enough; then each by customers."""
+    few, many = (parts([lived.history]) for lived in (base, other))
+    found = [(one.stage, one.seconds, two.seconds) for one, two in zip(few, many, strict=True) if one.seconds >= BASE_SECONDS]
+    found.append(("all stages", sum(part.seconds for part in few), sum(part.seconds for part in many)))
     measures = []
     for stage, seconds, larger in found:
-        note = f"{larger:,.1f} s, {seconds:,.1f} s for {few:,} rows"
-        measures.append(Measure(f"ten times the rows: {stage}", round(larger / seconds, 2), "×", many, target=ALLOWED_TENFOLD, note=note))
+        note = f"{larger:,.1f} s, {seconds:,.1f} s for {base.world.rows:,} rows"
+        name, ratio = f"ten times the rows: {stage}", round(larger / seconds, 2)
+        measures.append(Measure(name, ratio, "×", other.world.rows, target=ALLOWED_TENFOLD, note=note))
+    measures += _by_customers("whole line", base.world, few, other.world, many)
+    measures += _by_customers("next day", base.world, parts(base.days), other.world, parts(other.days))
     return [*measures, *_taken_in(base), *_taken_in(other)]
+
+
+def _by_customers(what: str, small: World, few: Sequence[Part], large: World, many: Sequence[Part]) -> list[Measure]:
+    measures = []
+    for one, two in zip(few, many, strict=True):
+        note = f"{max(0, two.shuffled - one.shuffled) / (large.users - small.users):,.0f} B shuffled for each customer more"
+        name, against = f"{what}, by customers: {one.stage}", f"{small.users:,} customers"
+        measures.append(Measure(name, two.seconds, "s", large.users, one.seconds, against, note=note))
+    return measures
 
 
 def measured(base: Lived, other: Lived) -> list[Measure]:
     """Of the days after: seconds and megabytes, the long history beside the short one. Of the histories: what taking them in took."""
-    short, long, rows = base.world.days, other.world.days, base.world.rows_per_day
-    against = f"after {short:,} days"
+    against = f"after {base.world.days:,} days"
+    short, long = parts(base.days), parts(other.days)
     measures = []
-    for place, stage in enumerate(stage.stage for stage in base.days[0][0].stages):
-        seconds = [lived.median(lambda day: day[0].stages[place].seconds) for lived in (other, base)]  # noqa: B023 (called at once)
-        read = [lived.median(lambda day: day[1][stage].read / 1e6) for lived in (other, base)]  # noqa: B023
-        note = f"{read[0]:,.1f} MB read, {read[1]:,.1f} MB {against}"
-        measures.append(Measure(f"history: {stage}", round(seconds[0], 2), "s", reference=round(seconds[1], 2), against=against, note=note))
-    whole = [lived.median(lambda day: day[0].seconds) for lived in (other, base)]
-    read = [lived.median(lambda day: sum(each.read for each in day[1].values()) / 1e6) for lived in (other, base)]
-    peak = [max(day[0].jvm_peak for day in lived.days) / GIB for lived in (other, base)]
-    note = f"{whole[0]:.1f} s after {long:,} days, {whole[1]:.1f} s {against}; JVM at most {peak[0]:.2f} and {peak[1]:.2f} GiB"
-    measures.append(Measure("history: one more day, ratio", round(whole[0] / whole[1], 3), "×", rows, target=ALLOWED, note=note))
-    note = f"{read[0]:,.1f} MB after {long:,} days, {read[1]:,.1f} MB {against}"
+    for one, two in zip(short, long, strict=True):
+        note = f"{two.read:,.1f} MB read, {one.read:,.1f} MB {against}"
+        measures.append(Measure(f"history: {one.stage}", two.seconds, "s", reference=one.seconds, against=against, note=note))
+    whole = [statistics.median(run.seconds for run, _ in lived.days) for lived in (other, base)]
+    peak = [max(run.jvm_peak for run, _ in lived.days) / GIB for lived in (other, base)]
+    note = f"{whole[0]:.1f} s after {other.world.days:,} days, {whole[1]:.1f} s {against}; JVM at most {peak[0]:.2f} and {peak[1]:.2f} GiB"
+    rows, ratio = base.world.rows_per_day, round(whole[0] / whole[1], 3)
+    measures.append(Measure("history: one more day, ratio", ratio, "×", rows, target=ALLOWED, note=note))
+    read = [sum(part.read for part in each) for each in (long, short)]
+    note = f"{read[0]:,.1f} MB after {other.world.days:,} days, {read[1]:,.1f} MB {against}"
     measures.append(Measure("history: bytes read, ratio", round(read[0] / read[1], 3), "×", target=ALLOWED, note=note))
     return [*measures, *_taken_in(base), *_taken_in(other)]
 
 
 def _taken_in(lived: Lived) -> list[Measure]:
     """Each stage over the whole history: seconds, and bytes for each row in; then what the tables weigh."""
-    (run, moved), lines = lived.history, f"{lived.world.days * lived.world.rows_per_day:,} lines"
+    (run, moved), lines = lived.history, f"{lived.world.rows:,} lines"
     measures = []
     for stage in run.stages:
         of, rows = moved[stage.stage], max(1, stage.rows_in)
@@ -188,7 +221,7 @@ def write_day(data: Path, day: date, world: World) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-history", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=400, help=f"of the short history; the long one has {TIMES} times as many")
-    parser.add_argument("--tenfold", action="store_true", help="ten times the rows of each day instead, the line over the history alone")
+    parser.add_argument("--tenfold", action="store_true", help="ten times the rows of each day and customers instead")
     parser.add_argument("--rows-per-day", type=int, default=5_000, help="invoice lines (default: %(default)s)")
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3, help="days counted after one that is not (default: %(default)s)")

@@ -9,6 +9,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 - scoring: 40 features in a Delta table to a published run, beside XGBoost's predictions of the same matrix, one model of 200 trees
 - evaluation: every number of the report for 10 million scored pairs, 200 rounds of the bootstrap over users; its AUC beside the exact one
 - as-of-join: a tenth as many labels, each with the features of its user as of its date, from files to files, beside DuckDB's ASOF JOIN
+- grades: recency, frequency and money of all users of one date, graded beside each other, which one task does
 - skew: user features where one user, and where one item, has half of all events, beside an even spread
 """
 
@@ -46,6 +47,7 @@ from benchmarks.reasons import model as drawn_model
 from benchmarks.windows import one_date, write_silver
 from propensity_spark.config import CONF_DIR, EvaluateSettings, LabelSettings, ScoreSettings, TrainSettings, load_settings
 from propensity_spark.evaluate.results import evaluate
+from propensity_spark.features.rfm import with_rfm_scores
 from propensity_spark.features.rolling import Rolling, with_rolling
 from propensity_spark.logs import stderr_to
 from propensity_spark.predictor import PropensityModel
@@ -75,6 +77,7 @@ class Size:
     scored_rows: int = 2_000_000
     evaluated_rows: int = 10_000_000
     feature_rows: int = 100_000_000
+    graded_users: int = 10_000_000
     events: int = 2_000_000
     repeat: int = 3
 
@@ -267,6 +270,30 @@ def as_of_join(size: Size, folder: Path) -> list[Measure]:
     return measures
 
 
+def grades(size: Size, folder: Path) -> list[Measure]:
+    spark = _session(folder)
+
+    def drawn(name: str, below: int) -> Column:
+        return F.pmod(F.xxhash64(F.lit(name), "id"), F.lit(below))
+
+    money = (drawn("money", 10_000_000) / 10_000).cast("decimal(28,4)").alias("monetary_365d")
+    users = spark.range(size.graded_users).select(
+        "id",
+        F.lit(AS_OF).alias("as_of_date"),
+        drawn("recency", 400).alias("recency_days"),
+        drawn("orders", 40).alias("frequency_365d"),
+        money,
+    )
+    users.write.parquet(str(folder / "users"))
+    rows = spark.read.parquet(str(folder / "users"))
+
+    def grade() -> None:
+        with_rfm_scores(rows).write.format("noop").mode("overwrite").save()
+
+    seconds = [seconds_of(grade) for _ in range(size.repeat + 1)][1:]
+    return [Measure("grades: one date", round(statistics.median(seconds), 1), rows=size.graded_users, note=f"{_each(seconds)}; {_peak()}")]
+
+
 def skew(size: Size, folder: Path) -> list[Measure]:
     spark = _session(folder)
     half = F.pmod(F.xxhash64(F.lit("half"), F.expr("id DIV 4")), F.lit(2)) == 0
@@ -292,6 +319,7 @@ CASES: dict[str, Callable[[Size, Path], list[Measure]]] = {
     "scoring": scoring,
     "evaluation": evaluation,
     "as-of-join": as_of_join,
+    "grades": grades,
     "skew": skew,
 }
 

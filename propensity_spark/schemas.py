@@ -245,11 +245,13 @@ CARRIED = Table(
     (
         Column("what", STRING, f"{EVENT} or {ORDER}"),
         *(replace(ACTIVITY.column(name), nullable=name != "user_id") for name in ("event_id", "user_id", "item_id", "event_type")),
-        *(replace(ACTIVITY.column(name), nullable=True) for name in ("event_date", "order_id", "session_id", "visible_date")),
+        *(replace(ACTIVITY.column(name), nullable=True) for name in ("event_date", "order_id", "session_id", "visible_date", "is_deleted")),
         Column("order_hash", LONG, "hash of order_id; null for an event", nullable=True, personal=True),
         Column("settled_on", DATE, "the events are as visible on this date, and serve it and later dates"),
         Column("before", DATE, "the last event_date that they stand for"),
         Column("made_at", INSTANT, "start of the features run that carried them forward"),
+        Column("config_hash", STRING, "hash of its settings: with others the events are not used"),
+        Column("code_version", STRING, "its package version: with another the events are not used"),
     ),
     partition_by=("what",),
 )

@@ -44,26 +44,43 @@ def since(activity: DataFrame, past: Settled) -> DataFrame:
     return activity.where(F.col("event_date") > F.lit(past.before))
 
 
+def until(activity: DataFrame, past: Settled) -> DataFrame:
+    """The versions of events that no window reaches any more."""
+    return activity.where(F.col("event_date") <= F.lit(past.before))
+
+
 def still_needed(activity: DataFrame, past: Settled, key: Sequence[str], earlier: DataFrame | None = None) -> DataFrame:
     """gold/carried_events but for its two times: events that stand for all those up to `past.before`, and the orders begun by then.
 
     In: silver/activity; or, where there are `earlier` carried events, these with the versions since (`with_carried`). `key`: user_id, and
-    item_id where features are of pairs. The events are, as visible on `past.on`: of each key and type the first and the last; the first
-    with a session; and those of orders that go on after `before`.
+    item_id where features are of pairs. The events are, as visible on `past.on`: of each key and type the first and the last; and those of
+    orders that go on after `before`. A deleted one of each user says since when versions with a session have been seen.
     """
     visible = activity.where(F.col("visible_date") <= F.lit(past.on))
-    old = visible.where(F.col("event_date") <= F.lit(past.before)).withColumn("seen_on", F.col("visible_date"))
+    old = until(visible, past).withColumn("seen_on", F.col("visible_date"))
     live = version_intervals(old, ["event_id"], Grid((past.on,)))
     names = ["event_date", *(name for name in _EVENT if name != "event_date"), "seen_on"]
-    ends = live.groupBy(*key, "event_type").agg(F.min(F.struct(*names)).alias("first"), F.max(F.struct(*names)).alias("last"))
-    picked = ends.select(F.explode(F.array("first", "last")).alias("row")).select("row.*")
-    session = live.where(F.col("session_id").isNotNull()).orderBy("seen_on", "event_id").limit(1)
+    row = F.struct(*names)
+    ends = live.groupBy(*key, "event_type").agg(F.array(F.min(row), F.max(row)).alias("rows"))
+    picked = ends.select(F.explode("rows").alias("row")).select("row.*")
     begun = _of_orders(live)
     going_on = begun.join(_of_orders(since(visible, past)), _ORDER, "left_semi")
-    events = picked.unionByName(session.select(*names)).unionByName(going_on.select(*names)).dropDuplicates(["event_id"])
+    events = picked.unionByName(going_on.select(*names)).dropDuplicates(["event_id"])
+    events = events.withColumn("is_deleted", F.lit(False)).unionByName(_sessions(old))
     rows = events.withColumnRenamed("seen_on", "visible_date").withColumn("what", F.lit(EVENT))
     known = begun.select(*_ORDER) if earlier is None else begun.select(*_ORDER).unionByName(_orders(earlier))
     return rows.unionByName(known.distinct().withColumn("what", F.lit(ORDER)), allowMissingColumns=True)
+
+
+def _sessions(versions: DataFrame) -> DataFrame:
+    """One deleted event of each user with a session: nothing but the date on which a version with one was first visible."""
+    told = {"event_id": F.concat(F.lit("session of "), "user_id"), "event_type": F.lit("session"), "session_id": F.lit("one")}
+    first = (
+        versions.where(F.col("session_id").isNotNull())
+        .groupBy("user_id")
+        .agg(F.min("event_date").alias("event_date"), F.min("seen_on").alias("seen_on"))
+    )
+    return first.withColumns({**told, "item_id": F.lit(None).cast("string"), "order_id": F.col("user_id"), "is_deleted": F.lit(True)})
 
 
 def _of_orders(events: DataFrame) -> DataFrame:
@@ -82,7 +99,7 @@ def doubts(activity: DataFrame, carried: DataFrame, past: Settled, as_of: date) 
     With event_id: another version of an old event. Without: a purchase after `before` whose order, by its hash, an old one may have begun.
     """
     news = activity.where((F.col("visible_date") > F.lit(past.on)) & (F.col("visible_date") <= F.lit(as_of)))
-    late = news.where(F.col("event_date") <= F.lit(past.before)).select("user_id", "event_id")
+    late = until(news, past).select("user_id", "event_id")
     reopened = _orders(carried).join(F.broadcast(_of_orders(since(news, past)).select(*_ORDER).distinct()), _ORDER, "left_semi")
     return late.unionByName(reopened.select("user_id", F.lit(None).cast("string").alias("event_id")))
 
@@ -93,7 +110,7 @@ def with_carried(activity: DataFrame, carried: DataFrame, past: Settled, doubtfu
     Carried events are versions known when they became visible, without amount. Of users in `doubtful` (see `doubts`), and of those to whom
     its events belonged before, every event is there in all its versions, whosever they were.
     """
-    old = activity.where(F.col("event_date") <= F.lit(past.before))
+    old = until(activity, past)
     events = carried.where(F.col("what") == EVENT)
     whole = old.limit(0)
     if doubtful is not None:
@@ -101,8 +118,7 @@ def with_carried(activity: DataFrame, carried: DataFrame, past: Settled, doubtfu
         users = F.broadcast(doubtful.select("user_id").unionByName(again.select("user_id")).distinct())
         theirs = old.join(users, "user_id", "left_semi").select("event_id").distinct()
         whole, events = old.join(theirs, "event_id", "left_semi"), events.join(users, "user_id", "left_anti")
-    given = {"known_at": F.col("visible_date").cast("timestamp"), "is_deleted": F.lit(False)}
-    given |= {name: F.col(name) for name in (*_EVENT, "visible_date")}
+    given = {"known_at": F.col("visible_date").cast("timestamp")} | {name: F.col(name) for name in (*_EVENT, "visible_date", "is_deleted")}
     missing = F.lit(None)
     stand_ins = events.select(*(given.get(f.name, missing).cast(f.dataType).alias(f.name) for f in activity.schema))
     return since(activity, past).unionByName(whole).unionByName(stand_ins)

@@ -9,10 +9,13 @@ from datetime import date, datetime, timedelta
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from propensity_spark import __version__
 from propensity_spark.features.carried import Settled, doubts, settled, still_needed, with_carried
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, CARRIED
 
+WORTH = 500_000
+"""Old events from which on it takes less to carry few of them forward than to read all of them every day."""
 DOUBTFUL = 10_000
 """Rows of `doubts` beyond which everything is read: the events are out of date rather than here and there corrected."""
 
@@ -27,10 +30,11 @@ class Carried:
 
 
 def stored(run: Run) -> Carried | None:
-    """What earlier runs carried forward; None where nothing is, or where it is of later than the run's as-of date."""
+    """What earlier runs with the same settings and code carried forward; None where nothing is, or it is of later than `run.as_of`."""
     if run.settings.has_crowd or not run.lake.exists(CARRIED):
         return None
-    found = run.lake.read(CARRIED).agg(F.max("settled_on"), F.max("before"), F.max("made_at"), F.min("event_date")).first()
+    same = (F.col("config_hash") == run.settings.config_hash()) & (F.col("code_version") == __version__)
+    found = run.lake.read(CARRIED).where(same).agg(F.max("settled_on"), F.max("before"), F.max("made_at"), F.min("event_date")).first()
     if found is None or found[0] is None or found[0] > run.as_of:
         return None
     return Carried(Settled(found[0], found[1]), found[2], found[3])
@@ -54,8 +58,8 @@ def events_for(run: Run, carried: Carried | None, dates: Sequence[date]) -> Data
     return with_carried(activity, rows, carried.past, found if count else None)
 
 
-def carry_forward(run: Run, carried: Carried | None, dates: Sequence[date], events: DataFrame, first_event: date | None) -> None:
-    """Once a month, after a day's run: what the days of the next month need of `events` that no window reaches any more.
+def due(run: Run, carried: Carried | None, dates: Sequence[date], first_event: date | None) -> Settled | None:
+    """As what the days from now on shall find the events carried: on the first day's run of a month anew, else None.
 
     Not after a run of many dates, such as the first: the day after it does it. Not where no event is that old.
     """
@@ -63,9 +67,14 @@ def carry_forward(run: Run, carried: Carried | None, dates: Sequence[date], even
     past = settled(run.as_of - timedelta(days=longest_ago), run.settings.candidates)
     is_of_a_day = bool(dates) and dates[0] >= past.on
     is_old = first_event is not None and first_event <= past.before
-    if run.settings.has_crowd or not is_of_a_day or not is_old or (carried is not None and carried.past == past):
-        return
+    is_there = carried is not None and carried.past == past
+    return past if is_of_a_day and is_old and not is_there and not run.settings.has_crowd else None
+
+
+def carry_forward(run: Run, carried: Carried | None, past: Settled, events: DataFrame) -> None:
+    """Write what later days need of those of the `events` that no window reaches any more."""
     key = ["user_id", "item_id"] if run.settings.grain == "user_item" else ["user_id"]
     told = {"settled_on": F.lit(past.on), "before": F.lit(past.before), "made_at": F.lit(run.started_at)}
+    told |= {"config_hash": F.lit(run.settings.config_hash()), "code_version": F.lit(__version__)}
     earlier = None if carried is None else run.lake.read(CARRIED)
     run.lake.overwrite(still_needed(events, past, key, earlier).withColumns(told), CARRIED)

@@ -13,6 +13,7 @@ from propensity_spark import __version__
 from propensity_spark.config import Settings
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
+from propensity_spark.features.carried import until
 from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
@@ -25,16 +26,14 @@ from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
 from propensity_spark.schemas import ACTIVITY, BARS, CARRIED, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
-from propensity_spark.stages.carrying import Carried, carry_forward, events_for, is_true, stored
+from propensity_spark.stages.carrying import WORTH, Carried, carry_forward, due, events_for, is_true, stored
 
+Days = Mapping[str, Mapping[date, datetime | None]]
 _CROWD = tuple(feature.name for feature in features_of("crowd"))
 
 
 def _execute(run: Run) -> Outcome:
-    carried = stored(run)
-    days = days_of(run, carried=carried)
-    if carried is not None and not is_true(carried, days.get("change", {})):
-        carried, days = None, days_of(run)
+    carried, days = _known(run)
     first_event = min(days.get("first event", {}), default=None)
     needed = feature_dates(run.settings, first_event, run.as_of) if first_event else []
     dates = pending(run, days, _user_tables(run.settings), needed)
@@ -44,7 +43,6 @@ def _execute(run: Run) -> Outcome:
     for part in _parts(run, dates):
         for table, frame in user_tables_of(run, part, events):
             _replace(run, frame, table, part)
-    carry_forward(run, carried, dates, events, first_event)
     written = dict.fromkeys(_user_tables(run.settings), dates)
     note = f"{len(dates)} as-of dates"
     if run.settings.has_market:
@@ -52,13 +50,29 @@ def _execute(run: Run) -> Outcome:
         if written[MARKET_FEATURES]:
             _replace(run, market_table_of(run, written[MARKET_FEATURES]), MARKET_FEATURES, written[MARKET_FEATURES])
         note += f", {len(written[MARKET_FEATURES])} market dates"
-    counted = [_visible(run, events).select(F.lit("in").alias("rows"))] if dates else []
-    counted += [run.lake.read(table).where(on_dates(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
-    rows: dict[str, int] = dict(reduce(DataFrame.unionByName, counted).groupBy("rows").count().collect()) if counted else {}
+    past = due(run, carried, dates, first_event)
+    counted = {"in": _visible(run, events)} if dates else {}
+    counted |= {"old": until(events, past)} if past else {}
+    rows = _rows(run, counted, written)
+    if past and (carried or rows.get("old", 0) >= WORTH):
+        carry_forward(run, carried, past, events)
     return Outcome(rows.get("in", 0), rows.get("out", 0), note=note)
 
 
-Days = Mapping[str, Mapping[date, datetime | None]]
+def _known(run: Run) -> tuple[Carried | None, Days]:
+    """What was carried forward, if it still holds, and the days that decide what is to be computed."""
+    carried = stored(run)
+    days = days_of(run, carried=carried)
+    if carried is None or is_true(carried, days.get("change", {})):
+        return carried, days
+    return None, days_of(run)
+
+
+def _rows(run: Run, counted: Mapping[str, DataFrame], written: Mapping[Table, Sequence[date]]) -> dict[str, int]:
+    """Rows of the frames by name, and `out`, those of the dates written to each table. One query."""
+    parts = [frame.select(F.lit(name).alias("rows")) for name, frame in counted.items()]
+    parts += [run.lake.read(table).where(on_dates(days)).select(F.lit("out").alias("rows")) for table, days in written.items() if days]
+    return dict(reduce(DataFrame.unionByName, parts).groupBy("rows").count().collect()) if parts else {}
 
 
 def days_of(run: Run, new: Sequence[str] = (), carried: Carried | None = None) -> Days:

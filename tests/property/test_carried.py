@@ -44,29 +44,31 @@ def news(draw: st.DrawFn, old: list[Row], on: date) -> list[Row]:
 
 @pytest.mark.usefixtures("interpreted")
 @settings(FEW, max_examples=6)
-@given(st.data(), activity(40), st.none() | items(), ON, st.booleans())
+@given(st.data(), activity(40), st.none() | items(), ON, st.booleans(), st.booleans())
 def test_features_from_carried_events(
-    spark: SparkSession, data: st.DataObject, events: list[Row], catalogue: list[Row] | None, on: date, again: bool
+    spark: SparkSession, data: st.DataObject, events: list[Row], catalogue: list[Row] | None, on: date, again: bool, of_pairs: bool
 ) -> None:
     before = [row for row in events if row["visible_date"] <= on]
     events = [*before, *(data.draw(news(before, on)) if before else [])]
     past, dates = settled(on, CHOSEN), [on + timedelta(days=ahead) for ahead in data.draw(st.sampled_from([(2, 12), (12,)]))]
     silver = frame(spark, events, ACTIVITY).cache()
+    key = ["user_id", "item_id"] if of_pairs else ["user_id"]
     if again:  # carried forward twice, the second time from what the first gave
         first = settled(date(2023, 10, 1), CHOSEN)
-        earlier = still_needed(silver, first, ["user_id", "item_id"]).cache()
-        carried = still_needed(_read(silver, earlier, first, on), past, ["user_id", "item_id"], earlier).cache()
+        earlier = still_needed(silver, first, key).cache()
+        carried = still_needed(_read(silver, earlier, first, on), past, key, earlier).cache()
     else:
-        carried = still_needed(silver, past, ["user_id", "item_id"]).cache()
+        carried = still_needed(silver, past, key).cache()
     grid, item_frame = Grid(tuple(dates)), None if catalogue is None else frame(spark, catalogue, ITEMS)
     read = _read(silver, carried, past, dates[-1]).cache()
     live = live_events(read, grid).cache()
     spending, known = affinity.sector_spending(live, item_frame, grid), affinity.item_dates(live, item_frame, grid)
     of_users = rfm.user_features(live, read, None, spending, grid=grid, risk_levels=LEVELS)
     check(of_users, (row for day in dates for row in oracle.user_features(events, None, catalogue, day, LEVELS)), USER_FEATURES)
-    pairs = candidates.user_item_features(live, known, spending, grid, CHOSEN)
-    expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, CHOSEN.model_dump()))
-    check(pairs, expected, USER_ITEM_FEATURES)
+    if of_pairs:
+        pairs = candidates.user_item_features(live, known, spending, grid, CHOSEN)
+        expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, CHOSEN.model_dump()))
+        check(pairs, expected, USER_ITEM_FEATURES)
     spark.catalog.clearCache()
 
 

@@ -11,12 +11,15 @@ import pytest
 from pyspark.sql import SparkSession
 from shop import settings
 from silver_data import event, frame
+from validate_support import run
 
 from propensity_spark.config import Settings
 from propensity_spark.features.registry import USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.line import run_line
 from propensity_spark.run import Outcome
 from propensity_spark.schemas import ACTIVITY, CARRIED, CHANGES
+from propensity_spark.stages import features as features_stage
+from propensity_spark.stages.carrying import stored
 from propensity_spark.stages.features import STAGE
 from propensity_spark.tables import Lake, local_frame
 
@@ -32,9 +35,10 @@ RECENT = [
 ]
 
 
-@pytest.fixture(params=["user_item"])
-def chosen(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    return settings(tmp_path, tmp_path / "data", f"grain={request.param}", "schedule.dates=4")
+@pytest.fixture
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(features_stage, "WORTH", 100)
+    return settings(tmp_path, tmp_path / "data", "grain=user_item", "schedule.dates=4")
 
 
 @pytest.fixture
@@ -71,20 +75,31 @@ def add(lake: Lake, *rows: dict[str, Any]) -> None:
     lake.append(frame(lake.spark, list(rows), ACTIVITY), ACTIVITY)
 
 
-@pytest.mark.parametrize("chosen", ["user", "user_item"], indirect=True)
-def test_a_day_reads_what_windows_reach_and_what_was_carried(lake: Lake, chosen: Settings) -> None:
+def test_a_day_reads_what_windows_reach_and_what_was_carried(lake: Lake, chosen: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     features(lake, chosen, 0)
     assert not lake.exists(CARRIED), "the first run asks for training dates, too: it has to read everything"
-    whole = features(lake, chosen, 1).rows_in
+    with monkeypatch.context() as patched:
+        patched.setattr(features_stage, "WORTH", len(OLD) + 1)
+        whole = features(lake, chosen, 1).rows_in
     assert whole == len(OLD) + len(RECENT)
-    assert lake.exists(CARRIED)
+    assert not lake.exists(CARRIED), "few old events are not worth it"
+    features(lake, chosen, 2)
     version = lake.version(CARRIED)
-    few = features(lake, chosen, 2).rows_in
+    few = features(lake, chosen, 3).rows_in
     assert len(RECENT) < few < len(RECENT) + 30
     assert lake.version(CARRIED) == version, "once a month"
-    found = gold(lake, chosen, 2)
+    found = gold(lake, chosen, 3)
     assert len(found[0]) == 4
-    assert found == from_everything(lake, chosen, 2)
+    assert found == from_everything(lake, chosen, 3)
+
+
+def test_what_is_of_a_later_day_or_of_other_settings_is_not_used(lake: Lake, chosen: Settings) -> None:
+    features(lake, chosen, 0)
+    features(lake, chosen, 1)
+    longer = chosen.model_copy(update={"candidates": chosen.candidates.model_copy(update={"held_days": 3000})})
+    assert stored(run(lake, chosen, as_of=FIRST_DAY)) is not None
+    assert stored(run(lake, chosen, as_of=FIRST_DAY - timedelta(days=200))) is None
+    assert stored(run(lake, longer, as_of=FIRST_DAY)) is None
 
 
 def test_what_carried_events_do_not_answer_for_is_read_again(lake: Lake, chosen: Settings) -> None:
@@ -121,9 +136,3 @@ def test_the_next_month_goes_on_from_what_was_carried(lake: Lake, chosen: Settin
     assert lake.version(CARRIED) > version
     assert lake.read(CARRIED).select("settled_on").distinct().count() == 1
     assert gold(lake, chosen, 37) == from_everything(lake, chosen, 37)
-
-
-def test_an_earlier_day_is_computed_from_everything(lake: Lake, chosen: Settings) -> None:
-    features(lake, chosen, 0)
-    features(lake, chosen, 1)
-    assert features(lake, chosen, -200).rows_in == len(OLD)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from pyspark.sql import functions as F
 from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source, validate_table
 
 from propensity_spark.config import Settings
@@ -14,6 +16,7 @@ from propensity_spark.errors import ConfigurationError, RowsUnaccounted
 from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, DELIVERIES, ITEMS, PROFILES, QUARANTINE, VALIDATED
 from propensity_spark.stages.validate import STAGE
 from propensity_spark.tables import Lake
+from propensity_spark.validate import silver as silver_module
 from propensity_spark.validate import table as table_module
 from propensity_spark.validate.table import replay
 
@@ -106,6 +109,16 @@ def test_a_bar_becomes_a_bad_print_when_its_neighbour_comes_and_fine_when_that_i
     validate_table(run(lake, chosen, "r3"), BARS)
     assert reasons(lake, "bars") == {}
     assert len(rows_of(lake, BARS)) == 7
+
+
+def test_a_large_write_is_split_by_ranges_of_dates(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silver_module, "ROWS_PER_FILE", 20)
+    deliver(lake, "activity", [event(f"e{number}", 1 + number % 25) for number in range(100)])
+    validate_table(run(lake, activity(lake), "r1"), ACTIVITY)
+    by_file = lake.read(ACTIVITY).groupBy(F.input_file_name()).agg(F.min("event_date"), F.max("event_date"))
+    ranges = sorted((first, last) for _, first, last in by_file.collect())
+    assert len(ranges) == 5
+    assert all(last < first for (_, last), (first, _) in pairwise(ranges))
 
 
 WRITES = ("quarantine", "announce", "write_silver", "release", "write_profiles", "mark_validated")
