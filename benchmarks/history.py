@@ -13,6 +13,7 @@ import argparse
 import shlex
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -94,7 +95,7 @@ def _live(root: Path, world: World, days_after: int, settings: Sequence[str]) ->
 
     def run(day: date, *more: str) -> Day:
         done = propensity([*words, *more], lake, str(day))
-        (log,) = events.iterdir()
+        log = _ended(events)
         moved = traffic(log, done.stages)
         log.unlink()
         each = (f"{s.stage} {s.seconds:.1f} s {moved[s.stage].read / 1e6:,.0f} MB" for s in done.stages)
@@ -109,6 +110,14 @@ def _live(root: Path, world: World, days_after: int, settings: Sequence[str]) ->
         write_day(data, day, world)
         after.append(run(day, "--score-only"))
     return Lived(world, history, weights, after[1:])
+
+
+def _ended(events: Path) -> Path:
+    """The event log of the one application, once its JVM, which ends after the command, has closed it."""
+    until = time.monotonic() + 60
+    while (log := next(events.iterdir())).suffix == ".inprogress" and time.monotonic() < until:
+        time.sleep(0.2)
+    return log
 
 
 def _weight(folder: Path) -> int:

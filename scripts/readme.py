@@ -1,11 +1,12 @@
 """Write the generated tables: in README.md the stages from the line and the features from the registry, in docs/runbook.md the errors,
-in docs/performance.md the stored figures.
+in docs/performance.md the stored figures, in docs/scaling.md what is derived from them.
 
 `python -m scripts.readme` (make docs) rewrites what stands between the markers; a unit test holds both pages against it.
 """
 
 from pathlib import Path
 
+from benchmarks import scaling
 from benchmarks.stored import targets
 from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.errors import PropensityError
@@ -48,6 +49,7 @@ PAGES = {
     "README.md": {"stages": stages, "features": features},
     "docs/runbook.md": {"errors": errors},
     "docs/performance.md": {"targets": targets},
+    "docs/scaling.md": {"stages": scaling.stages, "clusters": scaling.clusters},
 }
 
 
