@@ -50,7 +50,7 @@ def until(activity: DataFrame, past: Settled) -> DataFrame:
 
 
 def still_needed(activity: DataFrame, past: Settled, key: Sequence[str], earlier: DataFrame | None = None) -> DataFrame:
-    """gold/carried_events but for its two times: events that stand for all those up to `past.before`, and the orders begun by then.
+    """gold/carried_events but for what tells of the run: events that stand for all those up to `past.before`, and the orders begun by then.
 
     In: silver/activity; or, where there are `earlier` carried events, these with the versions since (`with_carried`). `key`: user_id, and
     item_id where features are of pairs. The events are, as visible on `past.on`: of each key and type the first and the last; and those of
