@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -16,11 +17,15 @@ from shop import INTERPRETED
 from xdist.scheduler import LoadScopeScheduling
 
 from propensity_spark.config import LakeSettings, SparkSettings
-from propensity_spark.session import get_session
+from propensity_spark.session import get_session, spark_conf
 from propensity_spark.tables import Lake
 
 hypothesis.settings.register_profile("first failure", phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)])
 """For `make protections`: what a test says without a protection need not be the smallest example."""
+
+_LATER = {"InvocationThreshold": 20_000, "MinInvocationThreshold": 4_000, "CompileThreshold": 60_000, "BackEdgeThreshold": 160_000}
+SECOND_COMPILER_LATER = " ".join(f"-XX:Tier4{name}={calls}" for name, calls in _LATER.items())
+"""Four times as late as the JVM would: little of what tests run goes on for long, and two processes have two cores for everything."""
 
 os.environ["TZ"] = "UTC"
 time.tzset()
@@ -50,16 +55,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneProces
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    warehouse = tmp_path_factory.mktemp("warehouse")
-    session = get_session(
-        SparkSettings(
-            master="local[2]",
-            driver_memory="5g",
-            shuffle_partitions=2,
-            conf={"spark.sql.warehouse.dir": str(warehouse), "spark.sql.adaptive.enabled": "false"},
-        ),
-        "tests",
-    )
+    """Expressions are interpreted, see `compiled`."""
+    conf = {
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.sql.adaptive.enabled": "false",
+        "spark.driver.extraJavaOptions": f"{spark_conf(SparkSettings())['spark.driver.extraJavaOptions']} {SECOND_COMPILER_LATER}",
+        **INTERPRETED,
+    }
+    session = get_session(SparkSettings(master="local[2]", driver_memory="5g", shuffle_partitions=2, conf=conf), "tests")
     yield session
     session.stop()
 
@@ -67,7 +70,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture(scope="session")
 def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The whole line, once, on a small simulated lake; the tests look at what it left behind."""
-    return run(spark, small_settings(tmp_path_factory.mktemp("stocks"), *SMALL), AS_OF)
+    with _compiled(spark):
+        return run(spark, small_settings(tmp_path_factory.mktemp("stocks"), *SMALL), AS_OF)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,14 +82,24 @@ def _forget_lakes() -> Iterator[None]:
         session._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
 
 
-@pytest.fixture
-def interpreted(spark: SparkSession) -> Iterator[None]:
-    """Expressions are interpreted, not compiled. For lines that run dozens of times on few rows: compiling is a fifth of them."""
-    for name, value in INTERPRETED.items():
-        spark.conf.set(name, value)
-    yield
+@pytest.fixture(scope="module")
+def compiled(spark: SparkSession) -> Iterator[None]:
+    """Expressions are compiled, as they are for users: for whole lines, real data and oracles.
+
+    For the few rows of all other tests the classes are more work, for Spark and the JVM's compilers, than what they compute: a sixth.
+    """
+    with _compiled(spark):
+        yield
+
+
+@contextmanager
+def _compiled(spark: SparkSession) -> Iterator[None]:
+    before = {name: spark.conf.get(name) for name in INTERPRETED}
     for name in INTERPRETED:
         spark.conf.unset(name)
+    yield
+    for name, value in before.items():
+        spark.conf.set(name, value)
 
 
 @pytest.fixture

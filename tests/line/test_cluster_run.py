@@ -27,7 +27,7 @@ from propensity_spark.score import PROBABILITY, with_probability
 from propensity_spark.tables import Lake
 from propensity_spark.train.challenger import challenger
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("compiled")]
 
 FEWER = (*SMALL, "simulate.users=120", "train.num_workers=2")
 TRAINING_SET, SCORES = training_set_table("user_item", True), scores_table("user_item")
@@ -55,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(spark: SparkSession, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
+def both(spark: SparkSession, compiled: None, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("cluster")
     settings = small_settings(folder, *FEWER)
     line, variables = command(wheel, settings), os.environ | SHORT_LIVED

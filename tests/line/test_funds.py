@@ -33,12 +33,13 @@ FEW = (
 )
 pytestmark = [
     pytest.mark.faults,
+    pytest.mark.usefixtures("compiled"),
     pytest.mark.skipif(not (DATA / "far_trans").is_dir(), reason=f"the real data set far_trans is not in {DATA}"),
 ]
 
 
 @pytest.fixture(scope="module")
-def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(spark: SparkSession, compiled: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("funds")
     write_thinned(DATA, folder / "data", lambda customer: customer.endswith("0"))
     return run(spark, small_settings(folder, *FEW, dataset="funds", data=str(folder / "data")), AS_OF)

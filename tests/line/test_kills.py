@@ -33,10 +33,7 @@ SPARK = SparkSettings(
 )
 """As the session of the tests: models are equal to the last bit only for the same partitions."""
 NAMES = [stage.name for stage in STAGES]
-pytestmark = [
-    pytest.mark.usefixtures("interpreted"),
-    pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc for processes"),
-]
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="asks /proc for processes")
 
 
 def start_victim(place: Path, *stages: str) -> BaseProcess:

@@ -32,6 +32,8 @@ from propensity_spark.stages import monitor, score
 from propensity_spark.stages.backfill import backfill_stage
 from propensity_spark.tables import Lake
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 SCORES = scores_table("user_item")
 
 

@@ -14,6 +14,8 @@ from pyspark.sql import functions as F
 from propensity_spark.publish import verify
 from propensity_spark.schemas import ACTIVITY, BRONZE, QUARANTINE
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 DATA = Path(os.environ.get("PROPENSITY_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 AS_OF = date(2011, 6, 30)
 SMALL = (

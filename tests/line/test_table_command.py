@@ -21,6 +21,8 @@ from propensity_spark.own_table.train import Trained, train
 from propensity_spark.run import Run
 from propensity_spark.tables import Lake
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 NOW = datetime(2026, 6, 30, 12, 0, 5, tzinfo=UTC)
 CUSTOMERS = 3000
 OVERRIDES = ("train.rounds=40", "train.early_stopping_rounds=10", "evaluate.bootstrap_rounds=20", "evaluate.shap_rows=100", "table.folds=3")
@@ -45,7 +47,7 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(spark: SparkSession, compiled: None, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
     rng = np.random.default_rng(1)
     rows = [["Customer, No.", "pages seen", "colour", "noise", "ordered"]]

@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import oracle
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
@@ -42,7 +41,6 @@ def news(draw: st.DrawFn, old: list[Row], on: date) -> list[Row]:
     return found
 
 
-@pytest.mark.usefixtures("interpreted")
 @settings(FEW, max_examples=6)
 @given(st.data(), activity(40), st.none() | items(), ON, st.booleans(), st.booleans())
 def test_features_from_carried_events(

@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import oracle
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
@@ -21,6 +22,8 @@ from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, U
 from propensity_spark.features.windows import Grid
 from propensity_spark.platform import keep
 from propensity_spark.schemas import ACTIVITY, BARS, CORPORATE_ACTIONS, ITEMS, USERS, Table
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 Row = dict[str, Any]
 LEVELS = ("low", "medium", "high")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
@@ -14,6 +15,8 @@ from propensity_spark.config import LabelSettings
 from propensity_spark.label import purchases
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.tables import local_frame
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 START = date(2024, 1, 1)
 DATES = [START + timedelta(days=n) for n in (0, 3, 10)]

@@ -18,6 +18,8 @@ from propensity_spark.evaluate.bootstrap import user_weights
 from propensity_spark.evaluate.ranking import user_lists
 from propensity_spark.tables import local_frame
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 D = date(2024, 1, 5)
 
 

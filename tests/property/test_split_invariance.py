@@ -7,6 +7,7 @@ import random
 from datetime import date, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
@@ -15,6 +16,8 @@ from silver_data import _bar, frame, version
 from propensity_spark.features.market import _OF_BAR, market_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import BARS, CORPORATE_ACTIONS
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 Row = dict[str, Any]
 FEW = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

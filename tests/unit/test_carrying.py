@@ -23,7 +23,6 @@ from propensity_spark.stages.carrying import stored
 from propensity_spark.stages.features import STAGE
 from propensity_spark.tables import Lake, local_frame
 
-pytestmark = pytest.mark.usefixtures("interpreted")
 FIRST_DAY = date(2024, 5, 20)  # a Monday: the day after has no new training date
 LONG_AGO = FIRST_DAY - timedelta(days=800)
 OLD = [

@@ -33,8 +33,6 @@ from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BRONZE, CHANGES, ERASURES, PROFILES, QUARANTINE, reasons_table, scores_table
 from propensity_spark.tables import Lake, local_frame
 
-pytestmark = pytest.mark.usefixtures("interpreted")
-
 KEY = "the key of these tests, not a secret"
 WHO, OTHER = "c007", "c008"
 BY_WORD_ALONE = f",s1,2023-03-03 10:00:00,for {WHO},5.00\n"
