@@ -26,6 +26,8 @@ PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 FEATURES = ["item_lately_share", "items_held", "recency_days", "co_purchase_lately", *ALIKE.values()]
 TERMS = ["link", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
 MODEL, LINK = "model", "co_purchase_lately"
+CHOSEN = "EASE, penalty chosen"  # on each date the one that was best on the windows that had closed by then
+KNOWING, TREND = "model, knowing the future's popularity", 0.5  # how much could be had: this order of what is to come, and its weight
 RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 40
 Array = NDArray[np.float32]
 
@@ -207,7 +209,8 @@ def conditional_logit(terms: Floats, wanted: Floats, starts: NDArray[np.int64]) 
 
 @dataclass(frozen=True)
 class Results:
-    """nDCG@10 by score, date and customer; `strict` counts what was not known by the eve as missed; calibration and weights by date."""
+    """nDCG@10 by score, date and customer; `strict` counts what was not known by the eve as missed; calibration, weights and the
+    penalty that was best on closed windows by date."""
 
     rounds: int
     later: date
@@ -215,6 +218,7 @@ class Results:
     strict: dict[str, dict[date, dict[str, float]]] = field(default_factory=dict)
     calibration: dict[date, dict[str, float]] = field(default_factory=dict)
     weights: dict[date, dict[str, float]] = field(default_factory=dict)
+    chosen: dict[date, str] = field(default_factory=dict)
 
     def add(self, score: str, seen: Seen, scores: Floats) -> None:
         bought = (seen.days <= HORIZON) & seen.candidates
@@ -250,6 +254,7 @@ class Results:
             "model less, later date": {score: dict(zip(found, self.over(score, [self.later]), strict=True)) for score in others},
             "calibration": {str(day): values for day, values in self.calibration.items()},
             "weights": {str(day): values for day, values in self.weights.items()},
+            "penalty chosen": {str(day): name for day, name in self.chosen.items()},
         }
 
     def table(self) -> str:
@@ -278,6 +283,15 @@ def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) 
     results = Results(rounds, later)
 
     @cache
+    def of_ease(bound: date) -> dict[str, float]:
+        """Mean nDCG@10 of EASE with each penalty over those who acquire something within the horizon after a bound."""
+        active = set(windows.later(bound, bound + timedelta(days=HORIZON))["user_id"]) & windows.having(bound)
+        seen, of_bound = windows.seen(bound, sorted(active)), Results(rounds, later)
+        for name, found in baselines(windows.known(bound), seen).items():
+            of_bound.add(name, seen, found)
+        return {ease_name(penalty): of_bound.mean(ease_name(penalty), [bound]) for penalty in PENALTIES}
+
+    @cache
     def learnt(bound: date, until: date) -> Sample:
         active = set(windows.later(bound, until)["user_id"]) & windows.having(bound)
         return sample(windows.seen(bound, sorted(active)), until)
@@ -290,8 +304,13 @@ def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) 
         seen = windows.seen(date_, list(drawn))
         results.add(MODEL, seen, seen.terms @ weights)
         results.add(LINK, seen, seen.values[:, :, FEATURES.index(LINK)].astype(float))
-        for name, scores in baselines(windows.known(date_), seen).items():
-            results.add(name, seen, scores)
+        scores = baselines(windows.known(date_), seen)
+        for name, found in scores.items():
+            results.add(name, seen, found)
+        over_by_then = [of_ease(bound) for bound in earlier if bound + timedelta(days=HORIZON) <= date_]
+        results.chosen[date_] = max(map(ease_name, PENALTIES), key=lambda name: sum(found[name] for found in over_by_then))
+        results.add(CHOSEN, seen, scores[results.chosen[date_]])
+        results.add(KNOWING, seen, seen.terms @ weights + TREND * trend(seen))
         drawn_over = looked_at(windows, earlier[-INTERVALS], date_)
         over = windows.seen(earlier[-INTERVALS], list(drawn_over))
         both = (pairs(over, over.terms @ weights, (date_ - over.bound).days, drawn_over), pairs(seen, seen.terms @ weights, HORIZON, drawn))
@@ -317,7 +336,18 @@ def baselines(known: pd.DataFrame, seen: Seen) -> dict[str, Floats]:
     owned = matrix(known["user_id"], known["item_id"], customers, seen.items)
     mine = owned[customers.get_indexer(seen.customers)]
     scores = {"popularity": np.broadcast_to(popularity(owned), mine.shape)}
-    return scores | {f"EASE {penalty:.0f}": mine @ ease(owned, penalty) for penalty in PENALTIES}
+    return scores | {ease_name(penalty): mine @ ease(owned, penalty) for penalty in PENALTIES}
+
+
+def ease_name(penalty: float) -> str:
+    return f"EASE {penalty:.0f}"
+
+
+def trend(seen: Seen) -> Floats:
+    """Of each item: the logarithm of its share in what is acquired in the window against its share lately. No model can have it."""
+    lately = seen.values[:1, :, FEATURES.index("item_lately_share")].astype(float)
+    acquired = ((seen.days <= HORIZON) & seen.candidates).sum(axis=0, keepdims=True)
+    return np.asarray(np.log(acquired / acquired.sum() + 1e-4) - np.log(lately + 1e-4))
 
 
 Pairs = tuple[Floats, NDArray[np.bool_], Floats]

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.config import FileSource, LakeSettings, Settings
 from propensity_spark.run import Run
-from propensity_spark.schemas import BRONZE, QUARANTINE, Table
+from propensity_spark.schemas import BRONZE, DELIVERIES, QUARANTINE, Table
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate.batch import Batch, new_batches, next_batch
 from propensity_spark.validate.profile import Profile
@@ -70,8 +70,14 @@ def deliver(lake: Lake, target: str, rows: Iterable[Mapping[str, Any] | str], *h
 
 
 def deliver_all(lake: Lake, target: str, deliveries: Iterable[list[tuple[Any, ...]]]) -> None:
-    """Append deliveries to bronze in one commit."""
-    lake.append(local_frame(lake.spark, [row for rows in deliveries for row in rows], BRONZE[target].schema), BRONZE[target])
+    """Append deliveries to bronze in one commit, and to the log as ingested."""
+    found = [rows for rows in deliveries if rows]
+    lake.append(local_frame(lake.spark, [row for rows in found for row in rows], BRONZE[target].schema), BRONZE[target])
+    log = []
+    for rows in found:
+        name, uri, content, *_, context, ingested_at, batch = rows[0]
+        log.append((name, target, uri, content, len(rows), ingested_at, len(rows), context, "ingested", None, batch, ingested_at, "ingest"))
+    lake.append(local_frame(lake.spark, log, DELIVERIES.schema), DELIVERIES)
 
 
 def delivery(

@@ -28,6 +28,8 @@ from propensity_spark.tables import local_frame
 log = logging.getLogger(__name__)
 
 HISTORY_DAYS = 60
+RECENT_DAYS = 60
+"""In which the newest event is looked for first."""
 
 
 def _execute(run: Run) -> Outcome:
@@ -42,7 +44,7 @@ def _execute(run: Run) -> Outcome:
     today += matured.judge(run, before)
     history = _history(run)
     measures = drift(baseline, counted, limits)
-    measures += [*volume(sum(counted[PROBABILITY]), _earlier_volume(history)), *freshness(_newest(run), run.as_of, limits)]
+    measures += [*volume(sum(counted[PROBABILITY]), _earlier_volume(history)), *freshness(newest(run), run.as_of, limits)]
     measures += verdict(measures, model.gain(), limits, fallen([*before, *today], version, limits))
     for m in measures:
         if m.breached:
@@ -86,14 +88,20 @@ def _scored_matrix(run: Run) -> DataFrame:
     return assemble(_of_day(run, USER_FEATURES), pairs, market, carry)
 
 
-def _newest(run: Run) -> dict[str, date | None]:
-    """Table → its newest business date that is visible as of D."""
+def newest(run: Run) -> dict[str, date | None]:
+    """Table → its newest business date that is visible as of D. Only of a feed that was silent for long is the whole history read."""
     dates = {ACTIVITY: "event_date"} | ({BARS: "session_date"} if run.settings.has_market else {})
-    newest: dict[str, date | None] = {}
+    found: dict[str, date | None] = {}
     for table, column in dates.items():
         visible = run.lake.read(table).where((F.col("visible_date") <= F.lit(run.as_of)) & ~F.col("is_deleted"))
-        newest[table.full_name] = visible.agg(F.max(column)).collect()[0][0]
-    return newest
+        lately = visible.where(F.col(column) > F.lit(run.as_of - timedelta(days=RECENT_DAYS)))
+        found[table.full_name] = _latest(lately, column) or _latest(visible, column)
+    return found
+
+
+def _latest(rows: DataFrame, column: str) -> date | None:
+    found: date | None = rows.agg(F.max(column)).collect()[0][0]
+    return found
 
 
 def _history(run: Run) -> list[tuple[Seen, str]]:

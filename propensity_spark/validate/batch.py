@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
@@ -54,21 +55,29 @@ class Batch:
 
 
 def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
-    """Table → batch → its rows in bronze, of the batches that are not validated yet. One query for all tables.
+    """Table → batch → its rows in bronze (0: a batch such as an empty page), of the batches that are ingested and not validated yet.
 
-    A batch with rows in bronze, or one that is only recorded there as ingested (without any row).
+    The logs say which batches there are, and bronze is read for those alone. A batch whose ingestion broke off is none yet: the next
+    ingest writes it whole.
     """
-    taken = (F.col("status") == "ingested") & (F.col("batch_id") != TOUCHED)
-    found = run.lake.read_or_empty(DELIVERIES).where(taken).select(F.col("target").alias("table_name"), "batch_id", F.lit(0).alias("n"))
-    for table in tables:
-        rows = run.lake.read_or_empty(BRONZE[table.name]).select(F.lit(table.name).alias("table_name"), "batch_id", F.lit(1).alias("n"))
-        found = found.unionByName(rows)
+    ingested = (F.col("status") == "ingested") & (F.col("batch_id") != TOUCHED) & F.col("target").isin([table.name for table in tables])
+    log = run.lake.read_or_empty(DELIVERIES).where(ingested).select(F.col("target").alias("table_name"), "batch_id").distinct()
     done = run.lake.read_or_empty(VALIDATED).select("table_name", "batch_id")
-    new = found.groupBy("table_name", "batch_id").agg(F.sum("n").alias("n")).join(done, ["table_name", "batch_id"], "left_anti")
     batches: dict[str, dict[str, int]] = {}
-    for name, batch_id, n in sorted(new.collect()):
-        batches.setdefault(name, {})[batch_id] = n
+    for name, batch_id in sorted(log.join(done, ["table_name", "batch_id"], "left_anti").collect()):
+        batches.setdefault(name, {})[batch_id] = 0
+    for name, batch_id, rows in _rows_in_bronze(run, batches):
+        batches[name][batch_id] = rows
     return batches
+
+
+def _rows_in_bronze(run: Run, batches: Mapping[str, Mapping[str, int]]) -> list[Row]:
+    """(table, batch, rows) of those batches that have rows; fewer than were delivered where a person's were erased since."""
+    parts = [
+        run.lake.read_or_empty(BRONZE[name]).where(F.col("batch_id").isin(list(ids))).select(F.lit(name).alias("table_name"), "batch_id")
+        for name, ids in batches.items()
+    ]
+    return reduce(DataFrame.unionByName, parts).groupBy("table_name", "batch_id").count().collect() if parts else []
 
 
 def next_batch(run: Run, table: Table, new: Mapping[str, int]) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from silver_data import event, frame
+from validate_support import run
+from validate_support import settings as chosen
 
 from propensity_spark.config import CONF_DIR, MonitorSettings, Settings, load_settings
 from propensity_spark.errors import TableMissing
@@ -229,6 +232,18 @@ def test_fallen_performance_is_a_reason_to_retrain() -> None:
     found = verdict(_psis(0.01, 0.0), GAIN, LIMITS, ["realised AUC off on 2 of the last 3 judged days"])[-1]
     assert found.breached
     assert found.note == "0 of 1 features drifted, score PSI 0.010; realised AUC off on 2 of the last 3 judged days"
+
+
+@pytest.mark.parametrize("silent_days", [3, 400])
+def test_the_newest_event_is_found_however_long_ago_and_is_no_deleted_or_future_one(
+    spark: SparkSession, lake: Lake, silent_days: int
+) -> None:
+    last = DAY - timedelta(days=silent_days)
+    known = [("last", last, last, False), ("before", last - timedelta(days=1), last, False)]
+    not_there = [("deleted", last + timedelta(days=1), last, True), ("tomorrow", DAY + timedelta(days=1), DAY, False)]
+    rows = [event(name, "u", "i", "buy", day, known=seen, deleted=gone) for name, day, seen, gone in (*known, *not_there)]
+    lake.append(frame(spark, rows, ACTIVITY), ACTIVITY)
+    assert monitor.newest(run(lake, chosen(lake, {}), as_of=DAY)) == {"silver/activity": last}
 
 
 def test_freshness_and_volume() -> None:

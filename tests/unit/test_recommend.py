@@ -8,7 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.far_trans_model import FEATURES, HORIZON, MODEL, TERMS, Results, Windows, baselines, conditional_logit, looked_at, sample
+from benchmarks.far_trans_model import (
+    FEATURES,
+    HORIZON,
+    MODEL,
+    TERMS,
+    Results,
+    Windows,
+    baselines,
+    conditional_logit,
+    looked_at,
+    sample,
+    trend,
+)
 from benchmarks.recommend import ease, ndcg, paired_interval, popularity
 
 OWNED = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
@@ -112,6 +124,11 @@ def test_baselines_know_what_was_known_on_the_eve_alone() -> None:
     seen = of.seen(BOUND, ["has", "late"])
     assert baselines(of.known(BOUND), seen)["popularity"].tolist() == [[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]]
     assert baselines(of.known(BOUND + timedelta(days=13)), seen)["popularity"][0].tolist() == [3.0, 1.0, 2.0]
+
+
+def test_the_trend_is_what_the_window_acquires_against_what_was_acquired_lately() -> None:
+    of_items = trend(windows().seen(BOUND, ["has", "late"]))[0]
+    assert of_items == pytest.approx([np.log(1.0001 / 0.2501), np.log(0.0001 / 0.2501), np.log(0.0001 / 0.5001)], rel=1e-5)
 
 
 def test_a_sample_holds_what_customers_acquire_by_a_bound_and_what_they_do_not() -> None:

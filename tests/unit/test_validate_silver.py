@@ -9,13 +9,26 @@ from typing import Any
 
 import pytest
 from pyspark.sql import functions as F
-from validate_support import BAR_COLUMNS, EVENT_COLUMNS, deliver, quarantined, reasons, rows_of, run, settings, source, validate_table
+from validate_support import (
+    BAR_COLUMNS,
+    EVENT_COLUMNS,
+    batch_of,
+    deliver,
+    delivery,
+    quarantined,
+    reasons,
+    rows_of,
+    run,
+    settings,
+    source,
+    validate_table,
+)
 
 from propensity_spark.config import Settings
 from propensity_spark.errors import ConfigurationError, RowsUnaccounted
-from propensity_spark.schemas import ACTIVITY, BARS, CHANGES, DELIVERIES, ITEMS, PROFILES, QUARANTINE, VALIDATED
+from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, CHANGES, DELIVERIES, ITEMS, PROFILES, QUARANTINE, VALIDATED
 from propensity_spark.stages.validate import STAGE
-from propensity_spark.tables import Lake
+from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import silver as silver_module
 from propensity_spark.validate import table as table_module
 from propensity_spark.validate.table import replay
@@ -59,6 +72,20 @@ def test_versions_stay_and_identical_deliveries_are_one_row(lake: Lake) -> None:
     assert len(rows_of(lake, ACTIVITY)) == 3
     assert rows_of(lake, VALIDATED, "batch_id", "run_id") == [("b1", "r1"), ("b2", "r3")]
     assert len(rows_of(lake, CHANGES)) == 1
+
+
+def test_only_batches_that_are_ingested_and_new_are_read(lake: Lake) -> None:
+    chosen = activity(lake)
+    begun = delivery("activity", [event("begun", 1)], "begun")
+    lake.append(local_frame(lake.spark, begun, BRONZE["activity"].schema), BRONZE["activity"])  # its ingestion broke off here
+    assert validate_table(run(lake, chosen, "r1"), ACTIVITY) is None
+    deliver(lake, "activity", [event("old", 1)], "old")
+    validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    deliver(lake, "activity", [event("new", 1), event("other", 1)], "new")
+    batch = batch_of(run(lake, chosen, "r3"), ACTIVITY)
+    assert (batch.ids, batch.rows) == (("new",), 2)
+    assert all("batch_id=new" in file for file in batch.delivered.inputFiles())
+    assert rows_of(lake, ACTIVITY, "event_id") == [("old",)]
 
 
 def test_of_conflicting_rows_the_greater_payload_hash_stays_whoever_came_first(lake: Lake) -> None:
