@@ -164,9 +164,19 @@ def tenfold(base: Lived, other: Lived) -> list[Measure]:
 def _by_customers(what: str, small: World, few: Sequence[Part], large: World, many: Sequence[Part]) -> list[Measure]:
     measures = []
     for one, two in zip(few, many, strict=True):
-        note = f"{max(0, two.shuffled - one.shuffled) / (large.users - small.users):,.0f} B shuffled for each customer more"
-        name, against = f"{what}, by customers: {one.stage}", f"{small.users:,} customers"
-        measures.append(Measure(name, two.seconds, "s", large.users, one.seconds, against, note=note))
+        each = max(0.0, two.shuffled - one.shuffled) / (large.users - small.users)
+        measures.append(
+            Measure(
+                f"{what}, by customers: {one.stage}",
+                two.seconds,
+                rows=large.users,
+                reference=one.seconds,
+                against=f"{small.users:,} customers",
+                note=f"{each:,.0f} B shuffled for each customer more",
+                reference_rows=small.users,
+                bytes_each=each,
+            )
+        )
     return measures
 
 

@@ -22,7 +22,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Measure:
-    """One number. `rows`: rows read in that time; `reference`: seconds of the single-machine reference, named in `against`."""
+    """One number. `rows`: rows read in that time; `reference`: seconds of what it is held against, named in `against`.
+
+    Where that had other rows, `reference_rows` of them; `bytes_each`: what each row more shuffles.
+    """
 
     name: str
     value: float
@@ -32,6 +35,8 @@ class Measure:
     against: str = ""
     target: float | None = None
     note: str = ""
+    reference_rows: int | None = None
+    bytes_each: float | None = None
 
     @property
     def met(self) -> str:

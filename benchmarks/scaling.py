@@ -42,10 +42,9 @@ def slopes(measures: Iterable[Measure]) -> list[Slope]:
     """The stages of a day. A stage that takes no longer for ten times the customers costs nothing by customer."""
     found = []
     for measure in measures:
-        if measure.name.startswith(_DAY) and measure.rows and measure.reference is not None:
-            few = int(measure.against.partition(" ")[0].replace(",", ""))
-            seconds = max(0.0, measure.value - measure.reference) / (measure.rows - few)
-            shuffled = float(measure.note.partition(" ")[0].replace(",", ""))
+        few = measure.reference_rows
+        if measure.name.startswith(_DAY) and measure.rows and few and measure.reference is not None:
+            seconds, shuffled = max(0.0, measure.value - measure.reference) / (measure.rows - few), measure.bytes_each or 0.0
             found.append(Slope(measure.name.removeprefix(_DAY), CORES_MEASURED * seconds, shuffled, measure.reference - few * seconds))
     return found
 

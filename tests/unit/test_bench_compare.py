@@ -56,8 +56,7 @@ def test_results_take_the_place_of_stored_figures_of_the_same_name(tmp_path: Pat
 
 def test_what_a_customer_more_costs_is_the_difference_between_two_sizes() -> None:
     """Ten times the customers take 60 s where a tenth takes 15 s: 45 s of two cores for 900 customers, and 10 s for none."""
-    note = "1,250 B shuffled for each customer more"
-    measure = Measure("next day, by customers: features", 60.0, "s", 1000, 15.0, "100 customers", note=note)
+    measure = Measure("next day, by customers: features", 60.0, "s", 1000, 15.0, "100 customers", reference_rows=100, bytes_each=1250.0)
     other = Measure("history: features", 60.0, "s", 1000, 15.0, "after 400 days")
     (slope,) = slopes([measure, other])
     assert (slope.stage, slope.core_seconds, slope.shuffled, slope.fixed) == ("features", pytest.approx(0.1), 1250, pytest.approx(10))
