@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from validate_support import (
     BAR_COLUMNS,
     EVENT_COLUMNS,
+    INGESTED,
     batch_of,
     deliver,
     delivery,
@@ -77,6 +78,8 @@ def test_versions_stay_and_identical_deliveries_are_one_row(lake: Lake) -> None:
 def test_only_batches_that_are_ingested_and_new_are_read(lake: Lake) -> None:
     chosen = activity(lake)
     begun = delivery("activity", [event("begun", 1)], "begun")
+    planned = ("activity", "activity", "begun.file", begun[0][2], 1, INGESTED, 1, {}, "planned", None, "begun", INGESTED, "ingest")
+    lake.append(local_frame(lake.spark, [planned], DELIVERIES.schema), DELIVERIES)
     lake.append(local_frame(lake.spark, begun, BRONZE["activity"].schema), BRONZE["activity"])  # its ingestion broke off here
     assert validate_table(run(lake, chosen, "r1"), ACTIVITY) is None
     deliver(lake, "activity", [event("old", 1)], "old")
