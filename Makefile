@@ -45,7 +45,7 @@ types: setup ## mypy, strict
 unit: setup ## unit tests alone
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit $${ARGS:-}
 
-faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (three quarters of an hour)
+faults: setup ## the full matrix of kills and faults: storage, feed, cluster, disks (about an hour)
 	@$(BIN)/python -m pytest -m faults $(SIDE_BY_SIDE) --durations=10 $${ARGS:-$(LONGEST_FIRST)}
 
 protections: setup ## each protection taken out, one at a time: is it missed by the test that plants its fault? ARGS="s3 feed": some topics (minutes)
