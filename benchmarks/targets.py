@@ -6,7 +6,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 - start: a fresh process to the end of its first Spark job; the network is not asked
 - windows: sums over the last 4,000 rows of a series beside sums over the last 50
 - fit: 1 million rows by 40 features, 200 trees of depth 6, through Spark and by XGBoost alone, rows in memory both times
-- scoring: 40 features in a Delta table to a published run, beside XGBoost's predictions of the same matrix, one model of 200 trees
+- scoring: 40 features in a Delta table to gold/scores to a published run, beside XGBoost's predictions of the same matrix, 200 trees
 - evaluation: every number of the report for 10 million scored pairs, 200 rounds of the bootstrap over users; its AUC beside the exact one
 - as-of-join: a tenth as many labels, each with the features of its user as of its date, from files to files, beside DuckDB's ASOF JOIN
 - grades: recency, frequency and money of all users of one date, graded beside each other, which one task does
@@ -45,13 +45,14 @@ from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from benchmarks.reasons import drawn
 from benchmarks.reasons import model as drawn_model
 from benchmarks.windows import one_date, write_silver
-from propensity_spark.config import CONF_DIR, EvaluateSettings, LabelSettings, ScoreSettings, TrainSettings, load_settings
+from propensity_spark.config import CONF_DIR, EvaluateSettings, LabelSettings, LakeSettings, ScoreSettings, TrainSettings, load_settings
 from propensity_spark.evaluate.results import evaluate
 from propensity_spark.features.rfm import with_rfm_scores
 from propensity_spark.features.rolling import Rolling, with_rolling
 from propensity_spark.logs import stderr_to
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.publish import Provenance, publish_scores
+from propensity_spark.schemas import scores_table
 from propensity_spark.score import scores, with_probability
 from propensity_spark.session import get_session
 from propensity_spark.tables import Lake
@@ -187,13 +188,14 @@ def scoring(size: Size, folder: Path) -> list[Measure]:
         *(AS_OF, AS_OF, LabelSettings(), {}),
     )
     booster.set_param({"nthread": THREADS})
-    runs = iter(range(100))
+    lake, table, runs = Lake(spark, LakeSettings(root=str(folder / "lake"))), scores_table(model.grain), iter(range(100))
 
     def ours() -> None:
-        published = folder / f"published-{next(runs)}"
+        """What the stages score and publish do."""
         scored = with_probability(spark.read.format("delta").load(str(folder / "delta")), model)
-        origin = Provenance("made up", {}, {}, "", "", "")
-        publish_scores(scores(scored, model, ScoreSettings()), str(published), AS_OF, grain="user_item", provenance=origin, files=2)
+        lake.replace(scores(scored, model, ScoreSettings()), table, f"as_of_date = DATE'{AS_OF}'")
+        published, origin = folder / f"published-{next(runs)}", Provenance("made up", {}, {}, "", "", "")
+        publish_scores(lake.read(table), str(published), AS_OF, grain=model.grain, provenance=origin, files=2)
 
     name = f"scoring: {len(features):,} × {len(names)}, {size.trees} trees"
     alone = partial(booster.inplace_predict, features)

@@ -97,9 +97,11 @@ def _compiled(spark: SparkSession) -> Iterator[None]:
     before = {name: spark.conf.get(name) for name in INTERPRETED}
     for name in INTERPRETED:
         spark.conf.unset(name)
-    yield
-    for name, value in before.items():
-        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)
 
 
 @pytest.fixture

@@ -80,11 +80,16 @@ class IngestSettings(Section):
 
 
 class RuleSettings(Section):
-    """Severity of a rule by name (`reject`, `warn`, `off`) and the limits that rules use."""
+    """Severity of a rule by name (`reject`, `warn`, `off`) and the limits that rules use.
+
+    `versions_within_days`: an event with an id of its source's own is looked for in silver so many days around its date; null: on all
+    dates, which reads one column of the whole history each day. One that a later version moves further is then not seen to be moved.
+    """
 
     severity: dict[str, Literal["reject", "warn", "off"]] = Field(default={})
     price_jump: Annotated[float, Field(gt=0.0)] = 0.5
     bad_print: Annotated[float, Field(gt=0.0)] = 0.3
+    versions_within_days: Count | None = None
 
 
 class GateSettings(Section):

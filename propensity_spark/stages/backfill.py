@@ -82,4 +82,4 @@ def _widen(run: Run, table: Table, made: DataFrame, new: Sequence[str], dates: S
     rows = stored.join(made.select(*table.key, *new, F.lit(True).alias(_MADE)), list(table.key), "left")
     lost = F.raise_error(F.lit(f"{table.full_name}: a stored row is not made again from silver, so it is out of date: run features"))
     whole = rows.withColumns({name: F.when(F.col(_MADE), F.col(name)).otherwise(lost.cast(table.schema[name].dataType)) for name in new})
-    run.lake.replace(features.laid_out(whole.drop(_MADE), table), table, features.on_dates(dates), widen=True)
+    run.lake.replace(features.laid_out(whole.drop(_MADE)), table, features.on_dates(dates), widen=True)

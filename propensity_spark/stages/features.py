@@ -18,7 +18,7 @@ from propensity_spark.features.crowd import crowd, dated, ownership
 from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
-from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, features_of, user_item_table
+from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, features_of, user_item_table
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.label import looked_at
@@ -185,12 +185,12 @@ def on_dates(dates: Sequence[date]) -> str:
 
 def _replace(run: Run, frame: DataFrame, table: Table, dates: Sequence[date]) -> None:
     """Replace the dates in one commit. Features of the crowd may have been turned on since the table was made: it gets their columns."""
-    run.lake.replace(laid_out(frame, table), table, on_dates(dates), widen=run.settings.has_crowd)
+    run.lake.replace(laid_out(frame), table, on_dates(dates), widen=run.settings.has_crowd)
 
 
-def laid_out(frame: DataFrame, table: Table) -> DataFrame:
-    """One file per date rather than one per date and task; a date with very many pairs gets several."""
-    return frame.hint("rebalance", "as_of_date") if table.name == USER_ITEM_FEATURES.name else frame.repartition("as_of_date")
+def laid_out(frame: DataFrame) -> DataFrame:
+    """One file per date rather than one per date and task; a date with very many rows gets several."""
+    return frame.hint("rebalance", "as_of_date")
 
 
 def _user_tables(settings: Settings) -> tuple[Table, ...]:

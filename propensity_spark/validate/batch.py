@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Row
@@ -26,23 +27,31 @@ from propensity_spark.schemas import (
     Table,
 )
 from propensity_spark.tables import local_frame
+from propensity_spark.validate.nearby import Reach, reach, with_silver
 from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
-from propensity_spark.validate.settle import ERASED, NEIGHBOUR_DAYS, entity_of, settle
+from propensity_spark.validate.settle import ERASED, settle
 
 ORDER: tuple[Table, ...] = (ITEMS, USERS, CORPORATE_ACTIONS, BARS, ACTIVITY)  # who is known is decided before who acts
+DELIVERY = ("source", "source_uri", "delivery_id")
 SETTLED = ("origin", "outcome", "change", "reasons", "earlier_reasons", "warnings")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one table to judge. `ids`: the batches of bronze not validated yet; `delivered`: their rows, `rows` of them."""
+    """Rows of one table to judge. `ids`: the batches of bronze not validated yet; `delivered`: their rows, `rows` of them.
+
+    `again`: quarantined rows of earlier batches; null: none. `since`: when the first of the batches was ingested; null: they have no rows.
+    `is_begun`: a run that broke off has quarantined rows of these very batches.
+    """
 
     table: Table
     ids: tuple[str, ...]
     rows: int
     delivered: DataFrame
     again: DataFrame | None
+    since: datetime | None = None
+    is_begun: bool = False
     who: Identities = NOBODY
 
     @property
@@ -54,8 +63,16 @@ class Batch:
         return not self.rows and self.again is None
 
 
-def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
-    """Table → batch → its rows in bronze (0: a batch such as an empty page), of the batches that are ingested and not validated yet.
+@dataclass(frozen=True)
+class Ingested:
+    """A batch that is not validated yet: its rows in bronze and when they were ingested. No rows: a batch such as an empty page."""
+
+    rows: int = 0
+    at: datetime | None = None
+
+
+def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, Ingested]]:
+    """Table → batch → what is known of it, of the batches that are ingested and not validated yet.
 
     The logs say which batches there are, and bronze is read for those alone. A batch whose ingestion broke off is none yet: the next
     ingest writes it whole.
@@ -63,41 +80,59 @@ def new_batches(run: Run, tables: Sequence[Table]) -> dict[str, dict[str, int]]:
     ingested = (F.col("status") == "ingested") & (F.col("batch_id") != TOUCHED) & F.col("target").isin([table.name for table in tables])
     log = run.lake.read_or_empty(DELIVERIES).where(ingested).select(F.col("target").alias("table_name"), "batch_id").distinct()
     done = run.lake.read_or_empty(VALIDATED).select("table_name", "batch_id")
-    batches: dict[str, dict[str, int]] = {}
+    batches: dict[str, dict[str, Ingested]] = {}
     for name, batch_id in sorted(log.join(done, ["table_name", "batch_id"], "left_anti").collect()):
-        batches.setdefault(name, {})[batch_id] = 0
-    for name, batch_id, rows in _rows_in_bronze(run, batches):
-        batches[name][batch_id] = rows
+        batches.setdefault(name, {})[batch_id] = Ingested()
+    for name, batch_id, rows, at in _in_bronze(run, batches):
+        batches[name][batch_id] = Ingested(rows, at)
     return batches
 
 
-def _rows_in_bronze(run: Run, batches: Mapping[str, Mapping[str, int]]) -> list[Row]:
-    """(table, batch, rows) of those batches that have rows; fewer than were delivered where a person's were erased since."""
+def _in_bronze(run: Run, batches: Mapping[str, Collection[str]]) -> list[Row]:
+    """(table, batch, rows, ingested at) of those batches that have rows; fewer than were delivered where a person's were erased since."""
     parts = [
-        run.lake.read_or_empty(BRONZE[name]).where(F.col("batch_id").isin(list(ids))).select(F.lit(name).alias("table_name"), "batch_id")
+        run.lake.read_or_empty(BRONZE[name])
+        .where(F.col("batch_id").isin(list(ids)))
+        .select(F.lit(name).alias("table_name"), "batch_id", "ingested_at")
         for name, ids in batches.items()
     ]
-    return reduce(DataFrame.unionByName, parts).groupBy("table_name", "batch_id").count().collect() if parts else []
+    if not parts:
+        return []
+    return reduce(DataFrame.unionByName, parts).groupBy("table_name", "batch_id").agg(F.count("*"), F.min("ingested_at")).collect()
 
 
-def next_batch(run: Run, table: Table, new: Mapping[str, int]) -> Batch:
+def next_batch(run: Run, table: Table, new: Mapping[str, Ingested]) -> Batch:
     """The `new` batches of a table, and the quarantined rows that only rules about other rows have rejected, to judge again.
 
     What a broken-off run has quarantined of a batch that is still new is judged with the batch, once.
     """
     who = who_is_in(run, table)
     delivered = who.delivered(run.lake.read_or_empty(BRONZE[table.name])).where(F.col("batch_id").isin(list(new)) if new else F.lit(False))
+    since = min((batch.at for batch in new.values() if batch.at), default=None)
+    batch = Batch(table, tuple(new), sum(batch.rows for batch in new.values()), delivered, None, since, who=who)
     held = _held(run, table, F.forall("reasons", lambda name: name.isin(rejudged())))
-    if new and held is not None:
-        deliveries = delivered.select("source", "source_uri", "delivery_id").distinct()
-        held = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_anti")
-    return Batch(table, tuple(new), sum(new.values()), delivered, _unless_empty(held), who)
+    if held is None:
+        return batch
+    is_begun = since is not None and not left_over(run, batch).isEmpty()
+    if is_begun:
+        held = held.join(F.broadcast(deliveries_of(batch)), list(DELIVERY), "left_anti")
+    return replace(batch, again=_unless_empty(held), is_begun=is_begun)
+
+
+def left_over(run: Run, batch: Batch) -> DataFrame:
+    """Rows in quarantine of the batch's own deliveries; what was quarantined before they were ingested is not looked at."""
+    held = run.lake.read(QUARANTINE).where((F.col("source_table") == batch.table.name) & (F.col("ingested_at") >= F.lit(batch.since)))
+    return held.join(F.broadcast(deliveries_of(batch)), list(DELIVERY), "left_semi")
+
+
+def deliveries_of(batch: Batch) -> DataFrame:
+    return batch.delivered.select(*DELIVERY).distinct()
 
 
 def held_batch(run: Run, table: Table, reason: str | None) -> Batch:
     """The quarantined rows of a table, all or those with `reason`, to judge again; no new batch."""
     held = _held(run, table, F.array_contains("reasons", reason) if reason else F.lit(True))
-    return Batch(table, (), 0, local_frame(run.spark, [], BRONZE[table.name].schema), _unless_empty(held), who_is_in(run, table))
+    return Batch(table, (), 0, local_frame(run.spark, [], BRONZE[table.name].schema), _unless_empty(held), who=who_is_in(run, table))
 
 
 def who_is_in(run: Run, table: Table) -> Identities:
@@ -117,8 +152,20 @@ def _unless_empty(held: DataFrame | None) -> DataFrame | None:
     return None if held is None or held.isEmpty() else held
 
 
-def judge(run: Run, batch: Batch) -> DataFrame:
-    """Every row of the batch, and the silver rows it touches, settled (see settle.settle). Lazy."""
+def judge(run: Run, batch: Batch) -> tuple[DataFrame, Reach]:
+    """Every row of the batch, and the silver rows it touches, settled (see settle.settle), lazily; and where in silver those lie.
+
+    The latter is one small job (see nearby.reach).
+    """
+    table, limits = batch.table, run.settings.validation.rules
+    rows = _candidates(run, batch)
+    near = reach(run, rows, table)
+    settled = settle(with_silver(run, rows, table, near), table, rules_for(table, limits), limits, _splits(run, table))
+    return settled.select(*dict.fromkeys([*table.column_names, *PROVENANCE, *SETTLED, *extra_columns(table)])), near
+
+
+def _candidates(run: Run, batch: Batch) -> DataFrame:
+    """Every row of the batch, typed, with the `reasons` and `warnings` that it gives by itself."""
     table, limits = batch.table, run.settings.validation.rules
     rules = rules_for(table, limits)
     clock = Clock.of(run.settings, run.as_of)
@@ -135,9 +182,7 @@ def judge(run: Run, batch: Batch) -> DataFrame:
     reasons = F.when(F.size("own_reasons") > 0, F.col("own_reasons")).otherwise(others)
     rows = rows.withColumns({"reasons": reasons, "warnings": broken(rules, "warn", "row", limits)})
     # Payloads of rows that are fine so far stay in bronze: they need not be shuffled and cached with the rest.
-    rows = rows.withColumn("payload", F.when(F.size("reasons") > 0, F.col("payload")))
-    settled = settle(_with_silver(run, rows, table), table, rules, limits, _splits(run, table))
-    return settled.select(*dict.fromkeys([*table.column_names, *PROVENANCE, *SETTLED, *extra_columns(table)]))
+    return rows.withColumn("payload", F.when(F.size("reasons") > 0, F.col("payload")))
 
 
 def _rows_to_judge(batch: Batch) -> DataFrame:
@@ -168,26 +213,6 @@ def _mark(rows: DataFrame, known: DataFrame | None, name: str, flag: str) -> Dat
         return rows.withColumn(flag, F.lit(True))
     marked = rows.join(known.distinct().withColumn(flag, F.lit(True)), name, "left")
     return marked.withColumn(flag, F.coalesce(flag, F.lit(False)))
-
-
-def _with_silver(run: Run, rows: DataFrame, table: Table) -> DataFrame:
-    """The candidates and the silver rows that they may replace or change the verdict of."""
-    if not run.lake.exists(table):
-        return rows
-    entity = list(entity_of(table))
-    fit = rows.where((F.size("reasons") == 0) & ~F.col("excluded"))
-    empty = F.array().cast("array<string>")
-    silver = run.lake.read(table).withColumns({"reasons": empty, "warnings": empty, "excluded": F.lit(False)})
-    if table.name != "bars":
-        touched = silver.join(fit.select(*entity).distinct(), entity, "left_semi").withColumn("origin", F.lit("silver"))
-        return rows.unionByName(touched, allowMissingColumns=True)
-    spans = fit.groupBy(*entity).agg(F.min("session_date").alias("first_date"), F.max("session_date").alias("last_date"))
-    near = silver.join(spans, entity, "inner")
-    here, start, end = F.col("session_date"), F.col("first_date"), F.col("last_date")
-    near = near.where(here.between(F.date_sub(start, 2 * NEIGHBOUR_DAYS), F.date_add(end, 2 * NEIGHBOUR_DAYS)))
-    affected = here.between(F.date_sub(start, NEIGHBOUR_DAYS), F.date_add(end, NEIGHBOUR_DAYS))
-    near = near.withColumn("origin", F.when(affected, "silver").otherwise("context")).drop("first_date", "last_date")
-    return rows.unionByName(near, allowMissingColumns=True)
 
 
 def _splits(run: Run, table: Table) -> DataFrame | None:

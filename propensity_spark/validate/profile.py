@@ -17,10 +17,10 @@ from propensity_spark.schemas import PROFILES, Table
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.batch import Batch
 from propensity_spark.validate.mapping import DERIVED
+from propensity_spark.validate.nearby import DATES
 from propensity_spark.validate.rules import Rule, rules_for
 from propensity_spark.validate.settle import ERASED
 
-_DATES = {"bars": "session_date", "activity": "event_date"}
 _OUTCOMES = ("valid", "repeated", "rejected", "excluded", ERASED)
 _LOG = logging.getLogger(__name__)
 
@@ -119,8 +119,8 @@ def _counts(settled: DataFrame, table: Table, rules: list[Rule]) -> dict[str, An
     # A silver row that only takes another payload hash says the same as before.
     says_other = change.isin("insert", "remove", "replaced") | ((change == "update") & (F.col("origin") != "silver"))
     columns.append(F.min(F.when(says_other, F.col("visible_date"))).alias("changed_from"))
-    if table.name in _DATES:
-        columns.append(F.max(F.when(_kept(), F.col(_DATES[table.name]))).alias("newest"))
+    if table.name in DATES:
+        columns.append(F.max(F.when(_kept(), F.col(DATES[table.name]))).alias("newest"))
     row = settled.agg(*columns).first()
     assert row is not None  # an aggregate without grouping always has one row
     return row.asDict()
@@ -135,10 +135,10 @@ def _by_date(settled: DataFrame, table: Table) -> dict[str, float | None]:
 
     session_completeness (daily bars): bars there over sessions between each item's first and last bar of the batch.
     """
-    if table.name not in _DATES:
+    if table.name not in DATES:
         return {"rows_per_date": None}
     kept = settled.where(_kept())
-    by_date = kept.groupBy(_DATES[table.name]).agg(F.count("*").alias("n"))
+    by_date = kept.groupBy(DATES[table.name]).agg(F.count("*").alias("n"))
     measured = by_date.agg((F.sum(F.col("n") * F.col("n")) / F.sum("n")).alias("rows_per_date"))
     if table.name == "bars":
         number = F.col("session_number")

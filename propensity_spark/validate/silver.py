@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from propensity_spark.run import Run
 from propensity_spark.schemas import BRONZE, CHANGES, QUARANTINE, VALIDATED, Table
 from propensity_spark.tables import local_frame
-from propensity_spark.validate.batch import Batch, who_is_in
+from propensity_spark.validate.batch import Batch, left_over, who_is_in
+from propensity_spark.validate.nearby import Reach
 from propensity_spark.validate.parse import PROVENANCE, ROW, SAME_ROW, Clock, parse
 from propensity_spark.validate.settle import ERASED
 
@@ -26,30 +27,37 @@ def announce(run: Run, table: Table, changed_from: date | None) -> None:
         run.lake.append(local_frame(run.spark, rows, CHANGES.schema), CHANGES)
 
 
-def quarantine(run: Run, settled: DataFrame, batch: Batch, displaced: bool) -> None:
-    """Upsert every rejected row with its reasons. `displaced`: silver rows are among them, whose source only bronze knows."""
+def quarantine(run: Run, settled: DataFrame, batch: Batch, *, displaced: bool, rejected_again: bool) -> None:
+    """Keep every rejected row with its reasons: an append, unless some may be there already.
+
+    `displaced`: silver rows are among them, whose source only bronze knows. `rejected_again`: quarantined rows are, with other reasons.
+    """
     table = batch.table
     judged_anew = (F.col("origin") == "new") | ((F.col("origin") == "quarantine") & (F.col("reasons") != F.col("earlier_reasons")))
-    rejected = settled.where((F.col("outcome") == "rejected") & judged_anew).select(*PROVENANCE, "reasons")
-    rejected = _with_payload(run, rejected, table)
+    rejected = _with_payload(run, settled.where((F.col("outcome") == "rejected") & judged_anew), batch)
     if displaced:
         lost = settled.where((F.col("outcome") == "rejected") & (F.col("origin") == "silver"))
         found = source_rows(run, lost, table)
         rejected = rejected.unionByName(found).dropDuplicates(list(ROW))
     rows = rejected.withColumns({"source_table": F.lit(table.name), "severity": F.lit("reject"), "run_id": F.lit(run.run_id)})
-    if _holds_any(run, table):
+    if displaced or rejected_again or batch.is_begun:
         run.lake.merge(rows, QUARANTINE, f"t.source_table = '{table.name}' AND {SAME_ROW}", update_when="true")
     else:
         run.lake.append(rows, QUARANTINE)
 
 
-def _with_payload(run: Run, rejected: DataFrame, table: Table) -> DataFrame:
-    """Rows that only other rows have rejected come without their payload: bronze has it."""
-    bare = rejected.where(F.col("payload").isNull())
-    if bare.isEmpty():
+def _with_payload(run: Run, rejected: DataFrame, batch: Batch) -> DataFrame:
+    """Rows that only other rows have rejected come without their payload: bronze has it, of new ones in the new batches."""
+    bare, wanted = rejected.where(F.col("payload").isNull()), [*PROVENANCE, "reasons"]
+    origins = {row["origin"] for row in bare.select("origin").distinct().collect()}
+    rejected = rejected.select(*wanted)
+    if not origins:
         return rejected
-    bronze = run.lake.read(BRONZE[table.name]).select(*ROW, F.col("payload"))
-    found = bronze.join(F.broadcast(bare.drop("payload")), list(ROW), "inner").select(*PROVENANCE, "reasons")
+    bronze = run.lake.read(BRONZE[batch.table.name])
+    if origins == {"new"}:
+        bronze = bronze.where(F.col("batch_id").isin(list(batch.ids)))
+    payloads = bronze.select(*ROW, F.col("payload"))
+    found = payloads.join(F.broadcast(bare.select(*wanted).drop("payload")), list(ROW), "inner").select(*wanted)
     return rejected.where(F.col("payload").isNotNull()).unionByName(found)
 
 
@@ -68,11 +76,13 @@ def source_rows(run: Run, lost: DataFrame, table: Table) -> DataFrame:
     return parsed.join(wanted, "payload_hash", "inner").where(reduce(Column.__and__, same)).select(*PROVENANCE, "reasons")
 
 
-def write_silver(run: Run, settled: DataFrame, table: Table, counts: Mapping[str, int]) -> None:
-    """Insert, update and remove rows of silver in one commit, so many of each; only inserts are an append, which need not look for keys.
+def write_silver(run: Run, settled: DataFrame, near: Reach, counts: Mapping[str, int]) -> None:
+    """Insert, update and remove rows of silver in one commit, so many of each, all of dates in `near`.
 
-    A large write is split by ranges of what the table is clustered by, so that who asks for a year does not read the files of others.
+    Only inserts are an append, which need not look for keys; a MERGE looks in files of those dates alone. A large write is split by
+    ranges of what the table is clustered by, so that who asks for a year does not read the files of others.
     """
+    table = near.table
     changes, only_inserts = settled.where(F.col("change").isin("insert", "update", "remove")), not (counts["update"] or counts["remove"])
     if table.cluster_by and (files := sum(counts.values()) // ROWS_PER_FILE) > 1:
         changes = changes.repartitionByRange(files, *table.cluster_by)
@@ -81,7 +91,7 @@ def write_silver(run: Run, settled: DataFrame, table: Table, counts: Mapping[str
     if only_inserts or not run.lake.exists(table):
         run.lake.append(changes.select(*table.column_names), table)
         return
-    same_key = " AND ".join(f"t.{name} = s.{name}" for name in table.key)
+    same_key = " AND ".join([near.condition("t"), *(f"t.{name} = s.{name}" for name in table.key)])
     run.lake.merge(
         changes.select(*table.column_names, "change"),
         table,
@@ -102,11 +112,8 @@ def release(run: Run, settled: DataFrame, batch: Batch, again: bool) -> None:
         fine = settled.where((F.col("origin") == "quarantine") & (F.col("outcome") != "rejected"))
         rows = fine.select(*ROW)
         run.lake.merge(rows, QUARANTINE, f"{in_table} AND {SAME_ROW}", delete_when="true", insert=False)
-    if batch.ids and _holds_any(run, table):
-        deliveries = batch.delivered.select("source", "source_uri", "delivery_id").distinct()
-        held = run.lake.read(QUARANTINE).where((F.col("source_table") == table.name) & (F.col("run_id") != run.run_id))
-        left_over = held.join(F.broadcast(deliveries), ["source", "source_uri", "delivery_id"], "left_semi")
-        rows = left_over.select(*ROW)
+    if batch.is_begun:
+        rows = left_over(run, batch).where(F.col("run_id") != run.run_id).select(*ROW)
         if not rows.isEmpty():
             run.lake.merge(rows, QUARANTINE, f"{in_table} AND t.run_id <> '{run.run_id}' AND {SAME_ROW}", delete_when="true", insert=False)
 
@@ -123,7 +130,3 @@ def mark_validated(run: Run, batches: Iterable[Batch]) -> None:
     rows = [(batch.table.name, batch_id, run.run_id, run.started_at) for batch in batches for batch_id in batch.ids]
     if rows:
         run.lake.append(local_frame(run.spark, rows, VALIDATED.schema), VALIDATED)
-
-
-def _holds_any(run: Run, table: Table) -> bool:
-    return run.lake.exists(QUARANTINE) and not run.lake.read(QUARANTINE).where(F.col("source_table") == table.name).isEmpty()

@@ -13,6 +13,7 @@ from propensity_spark.run import Run
 from propensity_spark.schemas import SILVER, Table
 from propensity_spark.validate.batch import Batch, held_batch, judge, new_batches, next_batch
 from propensity_spark.validate.gate import Gate
+from propensity_spark.validate.nearby import Reach
 from propensity_spark.validate.profile import Profile, earlier_rows_per_date, of_no_rows, profile, write_profiles
 from propensity_spark.validate.silver import announce, drop_erased, mark_validated, quarantine, release, write_silver
 
@@ -50,13 +51,14 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
 
 def _judged(run: Run, batch: Batch, earlier: float | None, gate: Gate) -> tuple[Profile, GateFailed | None]:
     """Judge a batch and, unless the gate fails it, bring silver up to date."""
-    settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
+    judged, near = judge(run, batch)
+    settled = platform.keep(judged, StorageLevel.MEMORY_AND_DISK)
     try:
         found = profile(run, settled, batch, earlier)
         _keep_rejected(run, settled, batch, found)
         failure = gate.check(batch.table, found.measures) if batch.ids else None
         if failure is None:
-            _bring_up_to_date(run, settled, batch, found)
+            _bring_up_to_date(run, settled, batch, found, near)
             if found.rows("erased"):
                 drop_erased(run, settled, batch)
     finally:
@@ -84,11 +86,12 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
     batch = held_batch(run, SILVER[table], reason)
     if batch.is_empty:
         return None
-    settled = platform.keep(judge(run, batch), StorageLevel.MEMORY_AND_DISK)
+    judged, near = judge(run, batch)
+    settled = platform.keep(judged, StorageLevel.MEMORY_AND_DISK)
     try:
         found = profile(run, settled, batch, None)
         _keep_rejected(run, settled, batch, found)
-        _bring_up_to_date(run, settled, batch, found)
+        _bring_up_to_date(run, settled, batch, found, near)
     finally:
         platform.release(settled)
     return found
@@ -96,11 +99,11 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
 
 def _keep_rejected(run: Run, settled: DataFrame, batch: Batch, found: Profile) -> None:
     if found.rows("rejected") or found.displaced or found.rejected_again:
-        quarantine(run, settled, batch, found.displaced)
+        quarantine(run, settled, batch, displaced=found.displaced, rejected_again=found.rejected_again)
 
 
-def _bring_up_to_date(run: Run, settled: DataFrame, batch: Batch, found: Profile) -> None:
+def _bring_up_to_date(run: Run, settled: DataFrame, batch: Batch, found: Profile, near: Reach) -> None:
     announce(run, batch.table, found.changed_from)
     if any(found.changes.values()) or not run.lake.exists(batch.table):
-        write_silver(run, settled, batch.table, found.changes)
+        write_silver(run, settled, near, found.changes)
     release(run, settled, batch, found.released)

@@ -50,7 +50,8 @@ def verdicts(lake: Lake, table: Table, rows: list[dict[str, Any]], **options: An
     columns = {"bars": BAR_AT_CLOSE, "activity": EVENT_COLUMNS}[table.name]
     deliver(lake, table.name, rows)
     chosen = settings(lake, {table.name: source(table.name, columns)}, **options)
-    held = judge(run(lake, chosen), batch_of(run(lake, chosen), table)).where("outcome = 'rejected'")
+    settled, _ = judge(run(lake, chosen), batch_of(run(lake, chosen), table))
+    held = settled.where("outcome = 'rejected'")
     return {
         row["label"]: row["reasons"] for row in held.select(F.get_json_object("payload", "$.label").alias("label"), "reasons").collect()
     }
@@ -192,7 +193,7 @@ def test_severity_is_a_setting(lake: Lake) -> None:
     deliver(lake, "activity", rows)
     chosen = settings(lake, {"activity": source("activity", EVENT_COLUMNS)}, validation={"rules": {"severity": severity}})
     limits = chosen.validation.rules
-    settled = judge(run(lake, chosen), batch_of(run(lake, chosen), ACTIVITY))
+    settled, _ = judge(run(lake, chosen), batch_of(run(lake, chosen), ACTIVITY))
     assert [(row["outcome"], row["warnings"]) for row in settled.orderBy("event_id").collect()] == [
         ("valid", ["trade_price_not_positive"]),
         ("valid", []),
@@ -236,7 +237,7 @@ def test_more_rules_are_no_more_jobs(lake: Lake, monkeypatch: pytest.MonkeyPatch
         context = lake.spark.sparkContext
         context.setJobGroup(group, group)
         batch = batch_of(run(lake, chosen), ACTIVITY)
-        settled = judge(run(lake, chosen), batch).persist()
+        settled = judge(run(lake, chosen), batch)[0].persist()
         profile(run(lake, chosen), settled, batch, None)
         settled.unpersist()
         context.setJobGroup("", "")

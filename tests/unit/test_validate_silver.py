@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from validate_support import (
     BAR_COLUMNS,
     EVENT_COLUMNS,
     INGESTED,
+    LENIENT,
     batch_of,
     deliver,
     delivery,
@@ -32,6 +35,8 @@ from propensity_spark.stages.validate import STAGE
 from propensity_spark.tables import Lake, local_frame
 from propensity_spark.validate import silver as silver_module
 from propensity_spark.validate import table as table_module
+from propensity_spark.validate.batch import judge
+from propensity_spark.validate.nearby import ranges_around
 from propensity_spark.validate.table import replay
 
 VIEW = {"event_type": "view", "user_id": "u", "item_id": "A"}
@@ -120,6 +125,68 @@ def test_a_later_version_may_not_move_an_event_to_another_date(lake: Lake) -> No
     assert found.changed_from == date(2024, 3, 3)
 
 
+def test_a_batch_is_held_against_silver_of_its_dates_alone(lake: Lake) -> None:
+    """Without ids of the source's own, an event's id is a hash of its line, its moment included."""
+    chosen = settings(lake, {"activity": source("activity", [name for name in EVENT_COLUMNS if name != "event_id"])})
+    for day in (1, 20):
+        deliver(lake, "activity", [event("", day), event("", day, quantity=2)], batch=f"b{day}")
+        assert validate_table(run(lake, chosen, f"r{day}"), ACTIVITY) is not None
+    deliver(lake, "activity", [event("", 20), event("", 20, quantity=3), event("", 20, quantity=2, is_deleted=True, known=21)], batch="b3")
+    settled, near = judge(run(lake, chosen), batch_of(run(lake, chosen), ACTIVITY))
+    assert near.ranges == ((date(2024, 3, 19), date(2024, 3, 21)),)
+    assert len(_silver_files(settled)) == 1 < len(_silver_files(lake.read(ACTIVITY)))
+    found = validate_table(run(lake, chosen, "r3"), ACTIVITY)
+    assert found is not None
+    assert [found.rows(name) for name in ("in", "valid", "repeated", "rejected")] == [3, 2, 1, 0]
+
+
+def test_a_moved_event_is_seen_as_far_away_as_versions_are_looked_for(lake: Lake) -> None:
+    near_by = source("activity", EVENT_COLUMNS)
+    chosen = settings(lake, {"activity": near_by}, validation={"gate": LENIENT, "rules": {"versions_within_days": 5}})
+    deliver(lake, "activity", [event("near", 2), event("far", 2), event("same", 2)])
+    validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    deliver(lake, "activity", [event("far", 20)], batch="b2")
+    validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    assert reasons(lake, "activity") == {}  # between 15 and 25 there was none
+    deliver(lake, "activity", [event("near", 7), event("same", 2, 7, quantity=2)], batch="b3")
+    validate_table(run(lake, chosen, "r3"), ACTIVITY)
+    assert reasons(lake, "activity") == {"event_date_changed": 1}
+    assert [row[0] for row in rows_of(lake, ACTIVITY, "event_id")] == ["far", "far", "near", "same", "same"]
+    everywhere = settings(lake, {"activity": near_by})
+    deliver(lake, "activity", [event("near", 21)], batch="b4")
+    validate_table(run(lake, everywhere, "r4"), ACTIVITY)
+    assert reasons(lake, "activity") == {"event_date_changed": 2}
+
+
+def test_a_correction_looks_for_its_row_in_files_of_its_date_alone(lake: Lake) -> None:
+    chosen = settings(lake, {"bars": source("bars", BAR_COLUMNS)})
+    deliver(lake, "bars", [bar(2, 100), bar(3, 100), bar(31, 100)])
+    validate_table(run(lake, chosen, "r1"), BARS)
+    deliver(lake, "bars", [bar(3, 101)], batch="b2")
+    deliver(lake, "bars", [bar(2, 100.0, known=2)], batch="b3")
+    validate_table(run(lake, chosen, "r2"), BARS)
+    (last,) = DeltaTable.forPath(lake.spark, lake.location(BARS)).history(1).collect()
+    assert last["operation"] == "MERGE"
+    assert "session_date" in last["operationParameters"]["predicate"]
+
+
+@pytest.mark.parametrize(
+    ("dates", "most", "ranges"),
+    [
+        ([], 30, ()),
+        ([date(2024, 3, 5), date(2024, 3, 2)], 30, ((date(2024, 3, 1), date(2024, 3, 6)),)),
+        ([date(2024, 3, 2), date(2024, 3, 9)], 30, ((date(2024, 3, 1), date(2024, 3, 3)), (date(2024, 3, 8), date(2024, 3, 10)))),
+        ([date(2024, 3, 2), date(2024, 3, 9)], 1, ((date(2024, 3, 1), date(2024, 3, 10)),)),
+    ],
+)
+def test_dates_become_ranges(dates: list[date], most: int, ranges: tuple[tuple[date, date], ...]) -> None:
+    assert ranges_around(dates, 1, most) == ranges
+
+
+def _silver_files(frame: DataFrame) -> list[str]:
+    return [file for file in frame.inputFiles() if "/silver/activity/" in file]
+
+
 def test_a_bar_becomes_a_bad_print_when_its_neighbour_comes_and_fine_when_that_is_corrected(lake: Lake) -> None:
     chosen = settings(lake, {"bars": source("bars", BAR_COLUMNS)})
     deliver(lake, "bars", [bar(2, 100), bar(3, 200), bar(3, 200, "B"), bar(16, 100, "B")])
@@ -182,6 +249,19 @@ def test_runs_that_die_after_each_of_the_writes_are_made_good_by_the_last(lake: 
     assert reasons(lake, "activity") == {"null:user_id": 1, "event_date_changed": 1, "conflicting_key": 2, "not_castable:event_ts": 1}
     assert [batch for (batch,) in rows_of(lake, VALIDATED, "batch_id")] == ["b1", "b2"]
     assert {day for (day,) in rows_of(lake, CHANGES, "changed_from")} >= {date(2024, 3, 1)}
+
+
+def test_rejected_rows_are_looked_for_in_quarantine_only_where_they_can_be_there(lake: Lake) -> None:
+    chosen = activity(lake)
+    for number in (1, 2):
+        deliver(lake, "activity", [event(f"fine{number}", number), event("bad", number, user_id=None)], batch=f"b{number}")
+        validate_table(run(lake, chosen, f"r{number}"), ACTIVITY)
+    deliver(lake, "activity", [event("bad", 3, user_id=None), event("other", 3)], batch="b3", ingested_at=INGESTED + timedelta(days=1))
+    begun = batch_of(run(lake, chosen, "r3"), ACTIVITY)
+    assert (begun.since, begun.is_begun, begun.again is None) == (datetime(2024, 6, 2), False, False)
+    operations = [row["operation"] for row in DeltaTable.forPath(lake.spark, lake.location(QUARANTINE)).history().collect()]
+    assert operations == ["WRITE", "WRITE"]
+    assert reasons(lake, "activity") == {"null:user_id": 2}
 
 
 def test_what_a_mended_mapping_makes_fine_leaves_quarantine(lake: Lake) -> None:
