@@ -153,7 +153,7 @@ def test_a_moved_event_is_seen_as_far_away_as_versions_are_looked_for(lake: Lake
     assert reasons(lake, "activity") == {"event_date_changed": 1}
     assert [row[0] for row in rows_of(lake, ACTIVITY, "event_id")] == ["far", "far", "near", "same", "same"]
     everywhere = settings(lake, {"activity": near_by})
-    deliver(lake, "activity", [event("near", 21)], batch="b4")
+    deliver(lake, "activity", [event("near", 21), event("other", 21)], batch="b4")
     validate_table(run(lake, everywhere, "r4"), ACTIVITY)
     assert reasons(lake, "activity") == {"event_date_changed": 2}
 
@@ -258,7 +258,7 @@ def test_rejected_rows_are_looked_for_in_quarantine_only_where_they_can_be_there
         validate_table(run(lake, chosen, f"r{number}"), ACTIVITY)
     deliver(lake, "activity", [event("bad", 3, user_id=None), event("other", 3)], batch="b3", ingested_at=INGESTED + timedelta(days=1))
     begun = batch_of(run(lake, chosen, "r3"), ACTIVITY)
-    assert (begun.since, begun.is_begun, begun.again is None) == (datetime(2024, 6, 2), False, False)
+    assert (begun.since, begun.is_begun, begun.again is None) == (datetime(2024, 6, 2), False, True)
     operations = [row["operation"] for row in DeltaTable.forPath(lake.spark, lake.location(QUARANTINE)).history().collect()]
     assert operations == ["WRITE", "WRITE"]
     assert reasons(lake, "activity") == {"null:user_id": 2}
