@@ -16,6 +16,7 @@ from propensity_spark.validate.settle import NEIGHBOUR_DAYS, entity_of
 
 DATES = {"bars": "session_date", "activity": "event_date"}
 """The column that says on which date a row of a table lies."""
+_AROUND_BARS = 2 * NEIGHBOUR_DAYS  # bars that near ones decide about, and the neighbours of those
 MOST_RANGES = 30  # each is a condition that every file is held against
 
 
@@ -33,6 +34,12 @@ class Reach:
         name = f"{alias}.{DATES[self.table.name]}" if alias else DATES[self.table.name]
         inside = [f"{name} BETWEEN DATE '{first}' AND DATE '{last}'" for first, last in self.ranges]
         return f"({' OR '.join(inside) or 'false'})"
+
+    def without(self, days: int) -> str:
+        """SQL that holds for the rows inside, but for so many days at both ends of each range."""
+        around = timedelta(days=days)
+        ranges = None if self.ranges is None else tuple((first + around, last - around) for first, last in self.ranges)
+        return Reach(self.table, ranges).condition()
 
 
 def reach(run: Run, candidates: DataFrame, table: Table) -> Reach:
@@ -52,19 +59,24 @@ def reach(run: Run, candidates: DataFrame, table: Table) -> Reach:
 
 
 def with_silver(run: Run, candidates: DataFrame, table: Table, near: Reach) -> DataFrame:
-    """The candidates and the silver rows, of the dates in `near`, that they may replace or change the verdict of."""
-    if not run.lake.exists(table):
+    """The candidates and the silver rows, of the dates in `near`, that they may replace or change the verdict of.
+
+    Rejected candidates are asked for as well: what silver holds beside them stays as it is, and to leave them out the plan would work out
+    every rule twice, and be ten times as large.
+    """
+    if near.ranges == () or not run.lake.exists(table):
         return candidates
-    entity, wanted = list(entity_of(table)), candidates.where((F.size("reasons") == 0) & ~F.col("excluded"))
-    empty = F.array().cast("array<string>")
+    entity, empty = list(entity_of(table)), F.array().cast("array<string>")
     silver = run.lake.read(table).where(near.condition()).withColumns({"reasons": empty, "warnings": empty, "excluded": F.lit(False)})
     if table.name != "bars":
-        touched = silver.join(wanted.select(*entity).distinct(), entity, "left_semi").withColumn("origin", F.lit("silver"))
+        touched = silver.join(candidates.select(*entity).distinct(), entity, "left_semi").withColumn("origin", F.lit("silver"))
         return candidates.unionByName(touched, allowMissingColumns=True)
-    spans = wanted.groupBy(*entity).agg(F.min("session_date").alias("first_date"), F.max("session_date").alias("last_date"))
-    found = silver.join(spans, entity, "inner")
     here, start, end = F.col("session_date"), F.col("first_date"), F.col("last_date")
-    found = found.where(here.between(F.date_sub(start, 2 * NEIGHBOUR_DAYS), F.date_add(end, 2 * NEIGHBOUR_DAYS)))
+    spans = (
+        candidates.where(near.without(_AROUND_BARS)).groupBy(*entity).agg(F.min(here).alias("first_date"), F.max(here).alias("last_date"))
+    )
+    found = silver.join(spans, entity, "inner")
+    found = found.where(here.between(F.date_sub(start, _AROUND_BARS), F.date_add(end, _AROUND_BARS)))
     affected = here.between(F.date_sub(start, NEIGHBOUR_DAYS), F.date_add(end, NEIGHBOUR_DAYS))
     found = found.withColumn("origin", F.when(affected, "silver").otherwise("context")).drop("first_date", "last_date")
     return candidates.unionByName(found, allowMissingColumns=True)
@@ -84,7 +96,7 @@ def ranges_around(dates: Sequence[date], days: int, most: int) -> tuple[tuple[da
 
 def _days_around(run: Run, table: Table) -> int | None:
     if table.name == "bars":
-        return 2 * NEIGHBOUR_DAYS
+        return _AROUND_BARS
     if table.name != "activity":
         return None
     own_ids = any("event_id" in expressions(source) for source in run.settings.sources.get("activity", ()))

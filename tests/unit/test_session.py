@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from py4j.java_gateway import JavaClass
 from pyspark.sql import SparkSession
 
 from propensity_spark.config import SparkSettings
 from propensity_spark.errors import EnvironmentMissing
 from propensity_spark.java import require_java
-from propensity_spark.session import class_archive, get_session
+from propensity_spark.session import ASKED_FOR_BY_EVERY_COLUMN, class_archive, get_session
 
 
 def fake_java(home: Path, says: str) -> None:
@@ -103,3 +104,10 @@ def test_only_a_whole_archive_of_classes_is_taken(tmp_path: Path, monkeypatch: p
     assert class_archive() is None
     (tmp_path / "spark-classes-6.jsa").write_bytes(b"whole!")
     assert class_archive() == tmp_path / "spark-classes-6.jsa"
+
+
+@pytest.mark.parametrize("name", ASKED_FOR_BY_EVERY_COLUMN)
+def test_what_every_column_asks_for_is_there_by_its_short_name(spark: SparkSession, name: str) -> None:
+    found = getattr(spark._jvm, name.rpartition(".")[2])
+    assert isinstance(found, JavaClass)
+    assert found._fqn == name
