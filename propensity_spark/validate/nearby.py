@@ -62,7 +62,7 @@ def with_silver(run: Run, candidates: DataFrame, table: Table, near: Reach) -> D
     """The candidates and the silver rows, of the dates in `near`, that they may replace or change the verdict of.
 
     Rejected candidates are asked for as well: what silver holds beside them stays as it is, and to leave them out the plan would work out
-    every rule twice, and be ten times as large.
+    every rule twice, and be six times as large.
     """
     if near.ranges == () or not run.lake.exists(table):
         return candidates
