@@ -28,12 +28,11 @@ from propensity_spark.schemas import (
 )
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.nearby import Reach, reach, with_silver
-from propensity_spark.validate.parse import PROVENANCE, Clock, extra_columns, parse
+from propensity_spark.validate.parse import DELIVERY, PROVENANCE, Clock, extra_columns, parse
 from propensity_spark.validate.rules import broken, check_columns, rejudged, rules_for
 from propensity_spark.validate.settle import ERASED, settle
 
 ORDER: tuple[Table, ...] = (ITEMS, USERS, CORPORATE_ACTIONS, BARS, ACTIVITY)  # who is known is decided before who acts
-DELIVERY = ("source", "source_uri", "delivery_id")
 SETTLED = ("origin", "outcome", "change", "reasons", "earlier_reasons", "warnings")
 
 

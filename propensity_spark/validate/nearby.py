@@ -86,7 +86,7 @@ def ranges_around(dates: Sequence[date], days: int, most: int) -> tuple[tuple[da
     """`days` around each of the dates, joined where they overlap; one range over all where they would be more than `most`."""
     around, ranges = timedelta(days=days), list[tuple[date, date]]()
     for day in sorted(dates):
-        first, last = day - around, day + around
+        first, last = max(day, date.min + around) - around, min(day, date.max - around) + around  # some systems write year 1 for "unknown"
         if ranges and first <= ranges[-1][1] + timedelta(days=1):
             ranges[-1] = (ranges[-1][0], last)
         else:

@@ -18,7 +18,8 @@ from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
 from propensity_spark.validate.payload import decode, written_as
 
-ROW = ("source", "source_uri", "delivery_id", "line")
+DELIVERY = ("source", "source_uri", "delivery_id")
+ROW = (*DELIVERY, "line")
 """What tells one delivered row from all others, in bronze and in quarantine."""
 SAME_ROW = " AND ".join(f"t.{name} = s.{name}" for name in ROW)
 PROVENANCE = (*ROW, "payload", "payload_hash", "context", "ingested_at")

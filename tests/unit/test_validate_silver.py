@@ -174,6 +174,7 @@ def test_a_correction_looks_for_its_row_in_files_of_its_date_alone(lake: Lake) -
     ("dates", "most", "ranges"),
     [
         ([], 30, ()),
+        ([date.min, date.max], 30, ((date.min, date(1, 1, 2)), (date(9999, 12, 30), date.max))),
         ([date(2024, 3, 5), date(2024, 3, 2)], 30, ((date(2024, 3, 1), date(2024, 3, 6)),)),
         ([date(2024, 3, 2), date(2024, 3, 9)], 30, ((date(2024, 3, 1), date(2024, 3, 3)), (date(2024, 3, 8), date(2024, 3, 10)))),
         ([date(2024, 3, 2), date(2024, 3, 9)], 1, ((date(2024, 3, 1), date(2024, 3, 10)),)),
