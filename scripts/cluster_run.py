@@ -98,6 +98,13 @@ def _arguments(options: argparse.Namespace) -> list[str]:
     return [*words, "--settings", shlex.join([*own, *shlex.split(options.settings)])]
 
 
+def _spark_setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no setting: write NAME=VALUE")
+    return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="the line on a standalone cluster on loopback")
     parser.add_argument("--wheel", type=Path, required=True, help="the built wheel")
@@ -111,13 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cores", type=int, default=1, help="of each worker (default: %(default)s)")
     parser.add_argument("--memory", default="2g", help="of each worker (default: %(default)s)")
     parser.add_argument("--driver-memory", default="3g")
+    own = "a Spark setting of your own, such as spark.sql.shuffle.partitions=8; may be repeated"
+    parser.add_argument("--spark-conf", type=_spark_setting, action="append", default=[], metavar="NAME=VALUE", help=own)
     return parser
 
 
 def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     jars = sorted(JARS_DIR.glob("*.jar"))
-    conf = cluster_conf(SparkSettings(driver_memory=options.driver_memory, shuffle_partitions=4), options.memory, jars)
+    spark = SparkSettings(driver_memory=options.driver_memory, shuffle_partitions=4, conf=dict(options.spark_conf))
+    conf = cluster_conf(spark, options.memory, jars)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that everything stops
     try:
         with tempfile.TemporaryDirectory(prefix="cluster-run-") as parent:

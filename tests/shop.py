@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FIRST, LAST, AS_OF = date(2023, 1, 2), date(2024, 1, 31), date(2023, 12, 31)
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-SHORT_LIVED = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+SHORT_LIVED = {
+    "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+}
 """Environment of a process that a test starts for a minute: a JVM without its second compiler, which takes a fifth of all the CPU time of a
-small line and whose code comes too late; and where the package and the tests' own modules are."""
+small line and whose code comes too late, with the room for code of one that has it (else 48 MB, too little for Spark: compiled methods are
+thrown away and made anew, a sixth of the JVM's CPU time); and where the package and the tests' own modules are."""
 FEW = (
     "schedule.dates=24",
     "split.test_dates=2",

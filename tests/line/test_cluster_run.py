@@ -15,7 +15,7 @@ import pytest
 from line_support import AS_OF, SMALL, Finished, run, small_settings
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from shop import SHORT_LIVED
+from shop import INTERPRETED, SHORT_LIVED
 from wheel_support import ROOT, built_wheel
 
 from propensity_spark.config import Settings
@@ -31,7 +31,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("compiled")]
 
 FEWER = (*SMALL, "simulate.users=120", "train.num_workers=2")
 TRAINING_SET, SCORES = training_set_table("user_item", True), scores_table("user_item")
-COMMAND = [sys.executable, "-m", "scripts.cluster_run", "--memory", "1g", "--driver-memory", "2g"]
+INTERPRETING = [word for name, value in INTERPRETED.items() for word in ("--spark-conf", f"{name}={value}")]
+"""Every stage has a driver and two executors of its own, which would compile the same classes for a few rows each."""
+COMMAND = [sys.executable, "-m", "scripts.cluster_run", "--memory", "1g", "--driver-memory", "2g", *INTERPRETING]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def test_ctrl_c_stops_what_was_started(wheel: Path, tmp_path: Path) -> None:
     heeds_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
     script = f"import sys; {heeds_ctrl_c}; from scripts.cluster_run import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *command(wheel, small_settings(tmp_path))[len(COMMAND) - 4 :]],
+        [sys.executable, "-c", script, *command(wheel, small_settings(tmp_path))[3:]],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

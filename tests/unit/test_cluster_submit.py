@@ -14,7 +14,7 @@ import pytest
 from propensity_spark.cli import STAGES
 from propensity_spark.config import SparkSettings
 from scripts import submit
-from scripts.cluster_run import closing_facts, cluster_conf, run_stages
+from scripts.cluster_run import closing_facts, cluster_conf, main, run_stages
 from scripts.submit import Submit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +90,13 @@ def test_a_cluster_is_told_what_a_local_session_is_told() -> None:
     assert (conf["spark.sql.shuffle.partitions"], conf["spark.sql.adaptive.enabled"]) == ("4", "false")
     assert conf["spark.executor.memory"] == "1g"
     assert conf["spark.driver.extraClassPath"] == conf["spark.executor.extraClassPath"] == "/j/1.jar"
+
+
+def test_a_word_that_is_no_spark_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--wheel", "x.whl", "--spark-conf", "spark.sql.shuffle.partitions=8", "--spark-conf", "spark.sql.ansi.enabled"])
+    assert stopped.value.code == 2
+    assert "'spark.sql.ansi.enabled' is no setting: write NAME=VALUE" in capsys.readouterr().err
 
 
 def test_every_stage_has_its_job() -> None:
