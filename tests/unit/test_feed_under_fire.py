@@ -65,12 +65,17 @@ def source(**other: Any) -> MassiveSource:
 
 
 def bring(feed: ScriptedFeed, folder: Path, chosen: MassiveSource | None = None, calendar: str | None = None, **other: Any) -> Clock:
-    """One download with a clock of its own; only drips take real time."""
+    """One download with a clock of its own; only drips take real time (see `patience`)."""
     clock, chosen = Clock(), chosen or source()
-    settings = {"timeout_seconds": 0.3, "clock": clock, "sleep": clock.sleep, "now": lambda: NOW, "jitter": lambda low, high: high, **other}
+    settings = {"timeout_seconds": 60.0, "clock": clock, "sleep": clock.sleep, "now": lambda: NOW, "jitter": lambda _, high: high, **other}
     client = MassiveClient(feed.url, KEY, CallLimit(10_000, clock, clock.sleep), 2, **settings)
     download(client, chosen, folder, DAY, calendar=calendar)
     return clock
+
+
+def patience(fault: Fault) -> float:
+    """Real seconds for an answer: a drip ends with them; any other must not, however busy the machine is."""
+    return 0.3 if fault in (drip_body, drip_head) else 60.0
 
 
 def landed(folder: Path) -> dict[str, bytes]:
@@ -97,7 +102,7 @@ def test_a_fault_that_passes_at_any_page_leaves_no_trace(feed: ScriptedFeed, tmp
     assert len(expected) == 2 * PAGES
     fault, least = TRANSIENT[name]
     feed.faults = [(f"AAA/range/1/day/2024-02-07/2024-03-08?page={page}&", fault) for page in range(PAGES)]
-    clock = bring(feed, tmp_path / "fire")
+    clock = bring(feed, tmp_path / "fire", timeout_seconds=patience(fault))
     assert not feed.faults
     assert clock.time >= least * PAGES
     assert landed(tmp_path / "fire") == expected
@@ -124,7 +129,7 @@ def test_json_that_breaks_off_at_any_page_shows_nothing_and_the_next_run_goes_on
 def test_a_fault_that_does_not_pass_ends_at_the_deadline(feed: ScriptedFeed, tmp_path: Path, fault: Fault) -> None:
     feed.always = {"AAA": fault}
     with pytest.raises(FeedError, match=r"AAA.*after 4 tries; .* past the deadline of 10 s.*run again"):
-        bring(feed, tmp_path, source(tickers=["AAA"]), deadline_seconds=10.0)
+        bring(feed, tmp_path, source(tickers=["AAA"]), deadline_seconds=10.0, timeout_seconds=patience(fault))
     assert landed(tmp_path) == {}
     assert len(feed.asked) == 4
 
@@ -133,7 +138,7 @@ def test_a_fault_that_does_not_pass_ends_at_the_deadline(feed: ScriptedFeed, tmp
 def test_an_answer_that_outlasts_the_deadline_is_cut_off_by_it(feed: ScriptedFeed, tmp_path: Path, drip: Fault) -> None:
     """With the real clock: each answer may take a minute, all together half a second."""
     feed.always = {"AAA": drip}
-    with pytest.raises(FeedError, match="TimeoutError after 1 tries"):
+    with pytest.raises(FeedError, match=r"Time\w+ after 1 tries"):
         bring(feed, tmp_path, timeout_seconds=60.0, deadline_seconds=0.5, clock=time.monotonic)
 
 

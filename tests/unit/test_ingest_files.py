@@ -160,7 +160,7 @@ def test_a_changed_file_is_a_new_delivery_and_a_touched_one_is_not(ingest_files:
     assert ingest_files([csv_source(drop)]).note == "nothing new"
     assert [status for _, status, _ in states(lake)] == ["planned", "ingested", "ingested"]
     to_judge = new_batches(Run(lake.spark, None, lake, date(2024, 3, 8), "validate-1", datetime.now(UTC)), (ACTIVITY,))  # type: ignore[arg-type]
-    assert [list(batches.values()) for batches in to_judge.values()] == [[1]], "nothing to validate in the touched one"
+    assert [[batch.rows for batch in batches.values()] for batches in to_judge.values()] == [[1]], "nothing to validate in the touched one"
     assert ingest_files([csv_source(drop)]).note == "nothing new"
     assert len(states(lake)) == 3
     file.write_text("user,n\nu1,2\n")
