@@ -33,7 +33,6 @@ FEWER = (*SMALL, "simulate.users=120", "train.num_workers=2")
 TRAINING_SET, SCORES = training_set_table("user_item", True), scores_table("user_item")
 INTERPRETING = [word for name, value in INTERPRETED.items() for word in ("--spark-conf", f"{name}={value}")]
 """Every stage has a driver and two executors of its own, which would compile the same classes for a few rows each."""
-COMMAND = [sys.executable, "-m", "scripts.cluster_run", "--memory", "1g", "--driver-memory", "2g", *INTERPRETING]
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class Both:
     said: str
 
 
-def command(wheel: Path, settings: Settings) -> list[str]:
+def arguments(wheel: Path, settings: Settings) -> list[str]:
     places = (f"lake.root={settings.lake.root}", f"publish.uri={settings.publish.uri}")
-    words = ["--wheel", str(wheel), "--dataset", "stocks", "--as-of", str(AS_OF), "--workers", "2"]
-    return [*COMMAND, *words, "--settings", shlex.join([*places, *FEWER])]
+    what = ["--wheel", str(wheel), "--dataset", "stocks", "--as-of", str(AS_OF), "--settings", shlex.join([*places, *FEWER])]
+    return [*what, "--workers", "2", "--memory", "1g", "--driver-memory", "2g", *INTERPRETING]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(spark: SparkSession, compiled: None, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("cluster")
     settings = small_settings(folder, *FEWER)
-    line, variables = command(wheel, settings), os.environ | SHORT_LIVED
+    line, variables = [sys.executable, "-m", "scripts.cluster_run", *arguments(wheel, settings)], os.environ | SHORT_LIVED
     done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False, cwd=ROOT, timeout=2400)
     assert done.returncode == 0, done.stderr[-4000:]
     local = run(spark, small_settings(tmp_path_factory.mktemp("local"), *FEWER), AS_OF)
@@ -124,7 +123,7 @@ def test_ctrl_c_stops_what_was_started(wheel: Path, tmp_path: Path) -> None:
     heeds_ctrl_c = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
     script = f"import sys; {heeds_ctrl_c}; from scripts.cluster_run import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *command(wheel, small_settings(tmp_path))[3:]],
+        [sys.executable, "-c", script, *arguments(wheel, small_settings(tmp_path))],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
