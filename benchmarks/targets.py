@@ -5,7 +5,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 
 - start: a fresh process to the end of its first Spark job; the network is not asked
 - windows: sums over the last 4,000 rows of a series beside sums over the last 50
-- fit: 1 million rows by 40 features, 200 trees of depth 6, through Spark and by XGBoost alone, rows in memory both times
+- fit: 1 million rows by 40 features, 200 trees of depth 6 (`--trees`), through Spark and by XGBoost alone, rows in memory both times
 - scoring: 40 features in a Delta table to gold/scores to a published run, beside XGBoost's predictions of the same matrix, 200 trees
 - evaluation: every number of the report for 10 million scored pairs, 200 rounds of the bootstrap over users; its AUC beside the exact one
 - as-of-join: a tenth as many labels, each with the features of its user as of its date, from files to files, beside DuckDB's ASOF JOIN
@@ -99,8 +99,9 @@ class Ratio:
 
 def main() -> None:
     options = _options()
-    size = replace(Size(), repeat=options.repeat).part(options.share)
-    about = {"machine": machine(range(THREADS)), "code": code(), "settings": [f"share={options.share}", f"repeat={options.repeat}"]}
+    size = Size(trees=options.trees, repeat=options.repeat).part(options.share)
+    settings = [f"share={options.share}", f"trees={options.trees}", f"repeat={options.repeat}"]
+    about = {"machine": machine(range(THREADS)), "code": code(), "settings": settings}
     measures: list[Measure] = []
     with tempfile.TemporaryDirectory(prefix="propensity-targets-", dir=options.folder) as folder:
         for name in options.cases or CASES:
@@ -356,6 +357,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-targets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"some of {', '.join(CASES)}; all without names")
     parser.add_argument("--share", type=float, default=1.0, help="of the rows of each case, for a small try (default: %(default)s)")
+    parser.add_argument("--trees", type=int, default=Size.trees, help="of fit and scoring (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="counted repetitions after one that is not (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=None, help="where the temporary folder is made (default: the system's)")
     options = parser.parse_args()

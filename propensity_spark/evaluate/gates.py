@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from propensity_spark.config import EvaluateSettings
 from propensity_spark.evaluate.leaks import Alone
+from propensity_spark.evaluate.segments import DATE
 
 Estimate = Mapping[str, float | None]
 
@@ -71,7 +73,8 @@ def decide(
 
     `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
     with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
-    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no feature (of
+    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no such date one further below the
+    mean of such dates than `max_auc_drop`, no feature (of
     `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
     cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that was `rolled_back` as champion is not
     promoted again. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
@@ -85,7 +88,8 @@ def decide(
         margin = settings.auc_margin_over_champion
         gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, margin, by_low=by_low))
     gates.append(_calibrated(calibration_error, settings.max_calibration_error))
-    gates += _worst_segment(segments or {}, settings) + _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
+    gates += _worst_segment(segments or {}, settings) + _stable(segments or {}, settings)
+    gates += _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
     if rolled_back:
         gates.append(Gate("rolled_back", False, 1, 0, None, None, f"version {challenger} was champion and was rolled back"))
     outcome = "already champion" if champion == challenger else "promoted" if all(gate.passed for gate in gates) else "kept"
@@ -109,16 +113,35 @@ def _calibrated(error: Estimate, limit: float) -> Gate:
     return Gate("calibration_error", passed, found, limit, low, high, reason)
 
 
+def _judged(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSettings) -> dict[str, Estimate]:
+    """Segment → AUC, worst first, of those with purchases enough."""
+    enough = {name: found for name, found in segments.items() if found.get("purchases", 0) >= settings.min_segment_purchases}
+    each: dict[str, Estimate] = {name: found["challenger"]["roc_auc"] for name, found in enough.items()}
+    return dict(sorted(each.items(), key=lambda one: (_numbers(one[1])[0], one[0])))
+
+
 def _worst_segment(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSettings) -> list[Gate]:
-    judged = {name: found for name, found in segments.items() if found.get("purchases", 0) >= settings.min_segment_purchases}
+    judged = _judged(segments, settings)
     if not judged:
         return []
-    worst = min(judged, key=lambda name: (judged[name]["challenger"]["roc_auc"]["value"], name))
-    found, low, high = _numbers(judged[worst]["challenger"]["roc_auc"])
+    worst = next(iter(judged))
+    found, low, high = _numbers(judged[worst])
     limit = settings.min_segment_auc
     where = "at or above" if found >= limit else "below"
     reason = f"AUC of the worst of {len(judged)} segments, {worst}, is {found:.4f}{_interval(low, high, '.4f')}, {where} {limit:g}"
     return [Gate("segment_auc", found >= limit, found, limit, low, high, reason)]
+
+
+def _stable(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSettings) -> list[Gate]:
+    dates = {name: _numbers(auc)[0] for name, auc in _judged(segments, settings).items() if name.startswith(DATE)}
+    if len(dates) < 2:
+        return []
+    worst, usual = next(iter(dates)), statistics.fmean(dates.values())
+    found, limit = usual - dates[worst], settings.max_auc_drop
+    passed = found <= limit
+    below = f"{found:.4f} below the mean of {len(dates)} test dates"
+    reason = f"AUC {worst}, {dates[worst]:.4f}, is {below}, {'within' if passed else 'more than'} {limit:g}"
+    return [Gate("auc_over_dates", passed, found, limit, None, None, reason)]
 
 
 def _leaks(leaks: Sequence[Alone], settings: EvaluateSettings) -> list[Gate]:

@@ -27,6 +27,7 @@ _GATE_NAMES = {
     "auc_over_champion": "AUC ahead of the champion (above the limit)",
     "calibration_error": "Calibration error (at most the limit)",
     "segment_auc": "AUC of the worst segment (at least the limit)",
+    "auc_over_dates": "AUC of the worst test date below their mean (at most the limit)",
     "feature_alone_auc": "AUC of one feature alone (at most the limit)",
     "decided_by_feature": "Share of labels that one feature decides (at most the limit)",
     "score_rows_per_second": "Rows scored a second by one core (at least the limit)",

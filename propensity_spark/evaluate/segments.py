@@ -15,6 +15,7 @@ from propensity_spark.evaluate.bootstrap import Floats
 USER_SEGMENT = "user_segment"
 COMPARED_APART = ("challenger", "baseline")
 MOST_SEGMENTS = 8
+DATE = "as of "
 HALVES = ("new", "returning")  # share no row, and together are all
 EVERYONE = "all"  # where users are not told apart so
 _COARSE = 16  # of so many cut points another segment keeps one: fewer rows need fewer bins
@@ -85,7 +86,7 @@ def _segments(rows: DataFrame) -> dict[str, Column]:
     found = {"new": new, "returning": ~new} if "is_new_user" in rows.columns else {EVERYONE: F.lit(True)}
     dates = sorted(row[0] for row in rows.select("as_of_date").distinct().orderBy(F.desc("as_of_date")).limit(MOST_SEGMENTS).collect())
     if len(dates) > 1:
-        found |= {f"as of {day}": F.col("as_of_date") == F.lit(day) for day in dates}
+        found |= {f"{DATE}{day}": F.col("as_of_date") == F.lit(day) for day in dates}
     if USER_SEGMENT in rows.columns:
         counted = rows.where(F.col(USER_SEGMENT).isNotNull()).groupBy(USER_SEGMENT).agg(F.count("*").alias("n"))
         most = counted.orderBy(F.desc("n"), USER_SEGMENT).limit(MOST_SEGMENTS).collect()

@@ -115,6 +115,17 @@ def test_the_worst_segment_that_can_be_judged_decides() -> None:
     assert len(with_more(segments=few).gates) == 2
 
 
+def test_a_model_that_holds_on_some_dates_only_is_kept() -> None:
+    steady = {"as of 2025-01-01": segment(0.8), "as of 2025-02-01": segment(0.7), "returning": segment(0.55)}
+    assert with_more(segments=steady).promotes
+    few = {"as of 2025-03-01": segment(0.51, purchases=49)}
+    assert with_more(segments=steady | few).promotes
+    kept = with_more(segments=steady | {"as of 2025-03-01": segment(0.51)})
+    assert kept.sentence.endswith("AUC as of 2025-03-01, 0.5100, is 0.1600 below the mean of 3 test dates, more than 0.1")
+    alone = with_more(segments={"as of 2025-03-01": segment(0.51)})
+    assert [gate.name for gate in alone.gates] == ["auc_over_baseline", "calibration_error", "segment_auc"]
+
+
 def test_a_feature_that_knows_or_decides_too_much_is_called_a_leak() -> None:
     honest, knowing, deciding = Alone("recency_days", 0.8, 0.1), Alone("order_page", 0.96, 0.0), Alone("saw_checkout", 0.9, 0.51)
     assert with_more(leaks=[honest]).promotes
