@@ -16,6 +16,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -149,7 +150,8 @@ def windows(size: Size, folder: Path) -> list[Measure]:
 
 
 def fit_(size: Size, folder: Path) -> list[Measure]:
-    spark = _session(folder)
+    """One worker that has all cores, as on the training cluster of the bundle (`training_threads`)."""
+    spark = _session(folder, **{"spark.task.cpus": str(THREADS)})
     features, label = drawn(size.fit_rows)
     names = [f"feature_{place}" for place in range(features.shape[1])]
     held_out = np.arange(len(label)) % 20 == 0
@@ -158,9 +160,9 @@ def fit_(size: Size, folder: Path) -> list[Measure]:
     columns["split"] = np.where(held_out, "validation", "train")
     pq.write_table(pa.table(columns), folder / "rows.parquet")
     settings = TrainSettings(
-        rounds=size.trees, early_stopping_rounds=size.trees, num_workers=THREADS, params={"max_depth": 6, "learning_rate": 0.1}
+        rounds=size.trees, early_stopping_rounds=size.trees, num_workers=1, params={"max_depth": 6, "learning_rate": 0.1}
     )
-    rows = arranged(spark.read.parquet(str(folder / "rows.parquet")), names, ["id"], THREADS).persist()
+    rows = arranged(spark.read.parquet(str(folder / "rows.parquet")), names, ["id"], 1).persist()
     rows.count()
 
     def alone() -> None:
@@ -267,8 +269,8 @@ def as_of_join(size: Size, folder: Path) -> list[Measure]:
     measures = _beside(Ratio(f"as-of join: {rows:,} labels", "DuckDB ASOF JOIN", 3, size.feature_rows), size.repeat, ours, asof)
     sums = ", ".join(f"sum((feature_{place} * 1000000)::BIGINT)" for place in range(1, 6))
     told = f"SELECT count(*), sum(label), {sums} FROM read_parquet('{folder}/{{}}')"
-    found, expected = (duckdb.sql(told.format(name)).fetchone() for name in ("ours/*.parquet", "theirs.parquet"))
-    if found != expected or found is None or found[0] != rows:
+    found, expected = (duckdb.sql(told.format(name)).fetchall()[0] for name in ("ours/*.parquet", "theirs.parquet"))
+    if found != expected or found[0] != rows:
         raise AssertionError(f"as-of join: {rows:,} labels; DuckDB found {expected}, the line {found}")
     return measures
 
@@ -327,8 +329,9 @@ CASES: dict[str, Callable[[Size, Path], list[Measure]]] = {
 }
 
 
-def _session(folder: Path) -> SparkSession:
+def _session(folder: Path, **conf: str) -> SparkSession:
     overrides = [f"spark.master=local[{THREADS}]", f"lake.root={folder / 'lake'}", f"spark.driver_memory={MEMORY}"]
+    overrides += [f"spark.conf={json.dumps(conf)}"] if conf else []
     settings = load_settings(CONF_DIR / "local.yml", "stocks", overrides)
     with stderr_to(folder / "spark.log"):
         return get_session(settings.spark)

@@ -141,7 +141,7 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
     )
     if model.grain == "user":
         return result
-    best_first = Window.partitionBy("as_of_date", "user_id").orderBy(probability.desc(), F.col("item_id"))
+    best_first = Window.partitionBy("user_id", "as_of_date").orderBy(probability.desc(), F.col("item_id"))
     return result.withColumn("rank", F.row_number().over(best_first))
 
 

@@ -103,32 +103,28 @@ def plan_run(scores: DataFrame, as_of: date, grain: str, provenance: Provenance)
     The digest (count, sum and xor of row hashes) does not depend on the order of rows.
     """
     row_hash = F.xxhash64(*scores.columns)
-    model = F.struct("model_name", "model_version")
-    found = scores.agg(
-        F.count("*").alias("rows"),
-        F.sum(row_hash.cast("decimal(20,0)")).alias("sum"),
-        F.bit_xor(row_hash).alias("xor"),
-        F.min(model).alias("model"),
-        F.max(model).alias("other_model"),
-    ).collect()[0]
-    if found["rows"] == 0:
+    # By model, not with min and max of it: Spark sorts rows to find the least of strings, and here adds up numbers alone.
+    digest = (F.count("*").alias("rows"), F.sum(row_hash.cast("decimal(20,0)")).alias("sum"), F.bit_xor(row_hash).alias("xor"))
+    by_model = scores.groupBy("model_name", "model_version").agg(*digest).orderBy("model_name", "model_version").limit(2).collect()
+    if not by_model:
         raise NothingToPublish(
             f"gold/scores: expected at least one row for as_of_date={as_of}, found none. What was published before stays. "
             "Run the score stage for this date, or look why it had no candidates"
         )
-    if found["model"] != found["other_model"]:
+    models = [(found["model_name"], found["model_version"]) for found in by_model]
+    if len(models) > 1:
         raise PublishConflict(
-            f"gold/scores: expected the scores of one model for as_of_date={as_of}, found {tuple(found['model'])} and "
-            f"{tuple(found['other_model'])}. Run the score stage for this date again"
+            f"gold/scores: expected the scores of one model for as_of_date={as_of}, found {models[0]} and {models[1]}. "
+            "Run the score stage for this date again"
         )
-    digest = f"{found['rows']}:{found['sum']}:{found['xor']}"
+    found, (name, version) = by_model[0], models[0]
     return Manifest(
         as_of_date=as_of.isoformat(),
-        run_id=_run_id(digest, as_of, grain, found["model"], provenance),
+        run_id=_run_id(f"{found['rows']}:{found['sum']}:{found['xor']}", as_of, grain, models[0], provenance),
         dataset=provenance.dataset,
         grain=grain,
-        model_name=found["model"]["model_name"],
-        model_version=found["model"]["model_version"],
+        model_name=name,
+        model_version=version,
         feature_table_versions=dict(provenance.feature_table_versions),
         input_table_versions=dict(provenance.input_table_versions),
         config_version=provenance.config_version,
