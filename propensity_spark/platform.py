@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,21 @@ def release(frame: DataFrame) -> None:
     """Give back what `keep` took."""
     if not is_connect(frame.sparkSession):
         frame.unpersist()
+
+
+@contextmanager
+def setting(spark: SparkSession, name: str, value: str) -> Iterator[None]:
+    """A session setting within the block; afterwards it is what it was.
+
+    With Spark Connect, whose plans are resolved when they run, it stays for the rest of the process, which on Databricks is one stage's.
+    """
+    before = spark.conf.get(name)
+    spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        if not is_connect(spark):
+            spark.conf.set(name, str(before))
 
 
 def task_slots(spark: SparkSession) -> int:

@@ -7,17 +7,16 @@ job; everything after them keeps the session's own mode and casts with `try_cast
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from pyspark.errors import AnalysisException, ParseException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from propensity_spark.config import MassiveSource, Source
 from propensity_spark.errors import ConfigurationError
-from propensity_spark.platform import is_connect
+from propensity_spark.platform import setting
 from propensity_spark.schemas import Table
 from propensity_spark.validate.payload import identifiers
 
@@ -98,7 +97,7 @@ def map_columns(fields: DataFrame, source: Source, table: Table, date_zone: str)
 
 
 def _evaluate(fields: DataFrame, source: Source, texts: Mapping[str, str]) -> DataFrame:
-    with _ansi_off(fields.sparkSession):
+    with setting(fields.sparkSession, "spark.sql.ansi.enabled", "false"):  # expressions take the mode in force when they are resolved
         try:
             return fields.select("*", *[F.expr(text).alias(f"_raw_{name}") for name, text in texts.items()])
         except (AnalysisException, ParseException) as error:
@@ -107,21 +106,6 @@ def _evaluate(fields: DataFrame, source: Source, texts: Mapping[str, str]) -> Da
             raise ConfigurationError(
                 f"source {source.name}: an expression under `columns` or `where` fails: {first} Fields found: {found}"
             ) from error
-
-
-@contextmanager
-def _ansi_off(spark: SparkSession) -> Iterator[None]:
-    """Expressions take the mode in force when they are resolved: by a select at once, by Spark Connect when the plan runs.
-
-    There the mode stays off for the rest of the process, which on Databricks is this one stage's.
-    """
-    before = spark.conf.get("spark.sql.ansi.enabled")
-    spark.conf.set("spark.sql.ansi.enabled", "false")
-    try:
-        yield
-    finally:
-        if not is_connect(spark):
-            spark.conf.set("spark.sql.ansi.enabled", str(before))
 
 
 def _typed(raw: Column, found: T.DataType, kind: T.DataType, zone: str | None, date_zone: str) -> tuple[Column, Column]:
