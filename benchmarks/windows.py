@@ -138,13 +138,15 @@ def _weekly(lake: Lake, out: Path) -> None:
     grid = Grid(WEEKLY)
     each = [F.lit(1).cast("long").alias("events"), F.col("amount").alias("money")]
     events = live_events(lake.read(ACTIVITY), grid).select("user_id", "event_date", "enters", "leaves", *each)
+    events = events.where(F.col("event_date") > F.lit(WEEKLY[0] - timedelta(days=max(DAYS))))  # as DuckDB's query does
     days = by_day(events, ["user_id"], grid, ["events", "money"])
     sums = [Sum(f"{what}_{n}d", what, f"leaves_{n}") for what in ("events", "money") for n in DAYS]
     moves = changes(with_window_ends(days, DAYS, grid), ["user_id"], grid, sums)
-    state = each_position(running_state(moves, ["user_id"], grid, [each.name for each in sums]), grid)
+    state = running_state(moves, ["user_id"], grid, [each.name for each in sums])
+    state = state.withColumns({each.name: money(F.col(each.name)) for each in sums if each.value == "money"})
     day = grid.day(F.col("position")).alias("as_of_date")
-    columns = [money(F.col(each.name)).alias(each.name) if each.value == "money" else each.name for each in sums]
-    state.select("user_id", day, *columns).write.mode("overwrite").parquet(str(out))
+    rows = each_position(state, grid).select("user_id", day, *(each.name for each in sums))
+    rows.write.mode("overwrite").parquet(str(out))
 
 
 def _duckdb(script: str, files: dict[str, list[str]], out: Path) -> None:

@@ -87,6 +87,8 @@ def spark_conf(settings: SparkSettings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        # The search for each column's best encoding took longer than all else done with a kept frame. Without, it is twice as large.
+        "spark.sql.inMemoryColumnarStorage.compressed": "false",
         "spark.sql.codegen.cache.maxEntries": "2000",  # the line compiles more classes than the default of 100 keeps
         "spark.python.sql.dataFrameDebugging.enabled": "false",  # a call site per expression doubles the time to build a frame
         "spark.databricks.delta.snapshotPartitions": "2",

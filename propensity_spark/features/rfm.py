@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from propensity_spark.features.affinity import portfolio_diversity
-from propensity_spark.features.events import money
+from propensity_spark.features.events import VISIT_DAYS, money
 from propensity_spark.features.registry import USER_FEATURES
 from propensity_spark.features.windows import (
     Grid,
@@ -36,7 +36,8 @@ def user_features(
     In: `events` of `live_events`; silver/activity (only to see from which date on the source has sessions at all);
     silver/users or None; `spending` of `affinity.sector_spending`. Formulas, units and nulls: `registry.FEATURES`.
     """
-    state = each_position(user_state(events, grid), grid).where(F.col("living") > 0)
+    spent = {name: money(F.col(name)) for name in (f"monetary_{n}d" for n in ORDER_DAYS)}
+    state = each_position(user_state(events, grid).where(F.col("living") > 0).withColumns(spent), grid)
     sessions_since = activity.where(F.col("session_id").isNotNull()).agg(F.min("visible_date").alias("sessions_since"))
     keyed = state.join(spending, ["user_id"], "left").withColumn("portfolio_diversity", portfolio_diversity()).drop("spent")
     if users is None:
@@ -45,9 +46,7 @@ def user_features(
         levels = attributes_as_of(users, "user_id", ["risk_tolerance"], grid)
         keyed = keyed.join(levels, ["user_id", "position"], "left").withColumn("risk_level", risk_level(risk_levels))
     day = F.col("as_of_date")
-    plain = keyed.withColumns(
-        {"as_of_date": grid.day(F.col("position")), **{name: money(F.col(name)) for name in (f"monetary_{n}d" for n in ORDER_DAYS)}}
-    ).crossJoin(F.broadcast(sessions_since))
+    plain = keyed.withColumn("as_of_date", grid.day(F.col("position"))).crossJoin(F.broadcast(sessions_since))
     measured = plain.withColumns(
         {
             "day_of_week": F.weekday(day).cast("long") + 1,
@@ -65,9 +64,9 @@ def user_state(events: DataFrame, grid: Grid) -> DataFrame:
     key = ["user_id"]
     buys = events.where(F.col("event_type") == "buy")
     orders = with_window_ends(first_date_intervals(buys, ["user_id", "order_id"], grid), ORDER_DAYS, grid)
-    recent = with_window_ends(events, [30], grid)
-    active_days = union_intervals(recent, ["user_id", "event_date"], ["leaves_30"], grid)
-    sessions = union_intervals(recent.where(F.col("session_id").isNotNull()), ["user_id", "session_id"], ["leaves_30"], grid)
+    recent, end = with_window_ends(events, [VISIT_DAYS], grid), f"leaves_{VISIT_DAYS}"
+    active_days = union_intervals(recent, ["user_id", "event_date"], [end], grid)
+    sessions = union_intervals(recent.where(F.col("session_id").isNotNull()), ["user_id", "session_id"], [end], grid)
     parts = [
         changes(
             _days(events, grid),
@@ -82,8 +81,8 @@ def user_state(events: DataFrame, grid: Grid) -> DataFrame:
             earliest=["first_event"],
         ),
         changes(orders, key, grid, [Measure(f"frequency_{n}d", "one", f"leaves_{n}") for n in ORDER_DAYS]),
-        changes(active_days, key, grid, [Measure("active_days_30d", "one", "leaves_30", "first_leaves_30")]),
-        changes(sessions, key, grid, [Measure("sessions_30d", "one", "leaves_30", "first_leaves_30")]),
+        changes(active_days, key, grid, [Measure("active_days_30d", "one", end, f"first_{end}")]),
+        changes(sessions, key, grid, [Measure("sessions_30d", "one", end, f"first_{end}")]),
     ]
     sums = ["living", "active_days_30d", "sessions_30d"]
     sums += [f"views_{n}d" for n in VIEW_DAYS] + [f"monetary_{n}d" for n in ORDER_DAYS] + [f"frequency_{n}d" for n in ORDER_DAYS]
