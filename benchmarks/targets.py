@@ -258,6 +258,7 @@ def as_of_join(size: Size, folder: Path) -> list[Measure]:
 
     def asof() -> None:
         connection = duckdb.connect(config={"threads": THREADS, "memory_limit": "12GB", "temp_directory": str(folder / "spilled")})
+        connection.execute("SET enable_progress_bar = false")
         names = ", ".join(f"feature_{place}" for place in range(1, 6))
         connection.execute(
             f"COPY (SELECT user_id, l.as_of_date, label, {names} FROM read_parquet('{folder}/labels/*.parquet') l "
