@@ -34,7 +34,7 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
         batch = next_batch(run, table, new.get(table.name, {}))
         if batch.is_empty:
             continue
-        judged = _without_rows(run, batch, gate) if batch.is_without_rows else _judged(run, batch, earlier.get(table.name), gate)
+        judged = _without_rows(run, batch, gate) if batch.is_without_rows else _judged(run, batch, gate, earlier.get(table.name))
         found[table.name], failure = judged
         if failure is not None:
             break
@@ -49,17 +49,17 @@ def validate_tables(run: Run, tables: Sequence[Table]) -> dict[str, Profile]:
     return found
 
 
-def _judged(run: Run, batch: Batch, earlier: float | None, gate: Gate) -> tuple[Profile, GateFailed | None]:
-    """Judge a batch and, unless the gate fails it, bring silver up to date."""
+def _judged(run: Run, batch: Batch, gate: Gate | None = None, earlier: float | None = None) -> tuple[Profile, GateFailed | None]:
+    """Judge a batch and, unless the gate fails what was delivered, bring silver up to date."""
     judged, near = judge(run, batch)
     settled = platform.keep(judged, StorageLevel.MEMORY_AND_DISK)
     try:
         found = profile(run, settled, batch, earlier)
         _keep_rejected(run, settled, batch, found)
-        failure = gate.check(batch.table, found.measures) if batch.ids else None
+        failure = gate.check(batch.table, found.measures) if gate and batch.ids else None
         if failure is None:
             _bring_up_to_date(run, settled, batch, found, near)
-            if found.rows("erased"):
+            if batch.ids and found.rows("erased"):
                 drop_erased(run, settled, batch)
     finally:
         platform.release(settled)
@@ -86,14 +86,7 @@ def replay(run: Run, table: str, reason: str | None = None) -> Profile | None:
     batch = held_batch(run, SILVER[table], reason)
     if batch.is_empty:
         return None
-    judged, near = judge(run, batch)
-    settled = platform.keep(judged, StorageLevel.MEMORY_AND_DISK)
-    try:
-        found = profile(run, settled, batch, None)
-        _keep_rejected(run, settled, batch, found)
-        _bring_up_to_date(run, settled, batch, found, near)
-    finally:
-        platform.release(settled)
+    found, _ = _judged(run, batch)
     return found
 
 
