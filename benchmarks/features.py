@@ -19,6 +19,7 @@ from propensity_spark.features.windows import Grid
 from propensity_spark.logs import log_folder, stderr_to
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, ITEMS, USERS
 from propensity_spark.session import get_session
+from propensity_spark.stages.features import few_corrections
 from propensity_spark.tables import Lake
 
 ROWS, WARM_UPS, REPETITIONS = 100_000, 3, 5
@@ -65,10 +66,11 @@ def _user_features(spark: SparkSession, settings: Settings, lake: Lake, as_of: d
 
 def _once(activity: DataFrame, users: DataFrame, items: DataFrame, settings: Settings, grid: Grid) -> float:
     clock = time.monotonic()
-    events = live_events(activity, grid).persist()
-    spending = sector_spending(events, items, grid).persist()
-    found = user_features(events, activity, users, spending, grid=grid, risk_levels=settings.features.risk_levels)
-    found.write.format("noop").mode("overwrite").save()
+    with few_corrections(activity) as few:
+        events = live_events(activity, grid, few).persist()
+        spending = sector_spending(events, items, grid).persist()
+        found = user_features(events, activity, users, spending, grid=grid, risk_levels=settings.features.risk_levels)
+        found.write.format("noop").mode("overwrite").save()
     seconds = time.monotonic() - clock
     spending.unpersist()
     events.unpersist()

@@ -30,8 +30,9 @@ from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid, by_day, changes, each_position, running_state, with_window_ends
 from propensity_spark.features.windows import Measure as Sum
 from propensity_spark.platform import keep, release
-from propensity_spark.schemas import ACTIVITY, ITEMS
+from propensity_spark.schemas import ACTIVITY, IS_CORRECTION, ITEMS
 from propensity_spark.session import get_session
+from propensity_spark.stages.features import few_corrections
 from propensity_spark.tables import Lake
 
 SQL = Path(__file__).parent / "sql"
@@ -91,6 +92,7 @@ def write_silver(
     )
     again = again.withColumn("amount", F.col("amount") / 2)
     both = first.unionByName(again).withColumns({"event_ts": known, "visible_date": F.col("event_date")})
+    both = both.withColumn(IS_CORRECTION, F.col("payload_hash") == "again")  # as where the corrected one came later
     lake.overwrite(_filled(both, ACTIVITY.schema), ACTIVITY)
     of_item = {"item_id": named("i", F.col("id")), "sector": F.concat(F.lit("sector "), F.expr("id % 11")), "is_deleted": F.lit(False)}
     of_item |= {name: F.lit(date(2000, 1, 1)) for name in ("valid_from", "visible_date", "known_at")}
@@ -127,26 +129,28 @@ def measured(lake: Lake, root: Path, repeat: int) -> list[Measure]:
 def one_date(lake: Lake, out: Path) -> None:
     grid = Grid((AS_OF,))
     activity, items = lake.read(ACTIVITY), lake.read(ITEMS)
-    events = keep(live_events(activity, grid))
-    spending = keep(sector_spending(events, items, grid))
-    user_features(events, activity, None, spending, grid=grid, risk_levels=()).write.mode("overwrite").parquet(str(out))
-    release(spending)
-    release(events)
+    with few_corrections(activity) as few:
+        events = keep(live_events(activity, grid, few))
+        spending = keep(sector_spending(events, items, grid))
+        user_features(events, activity, None, spending, grid=grid, risk_levels=()).write.mode("overwrite").parquet(str(out))
+        release(spending)
+        release(events)
 
 
 def _weekly(lake: Lake, out: Path) -> None:
-    grid = Grid(WEEKLY)
+    grid, activity = Grid(WEEKLY), lake.read(ACTIVITY)
     each = [F.lit(1).cast("long").alias("events"), F.col("amount").alias("money")]
-    events = live_events(lake.read(ACTIVITY), grid).select("user_id", "event_date", "enters", "leaves", *each)
-    events = events.where(F.col("event_date") > F.lit(WEEKLY[0] - timedelta(days=max(DAYS))))  # as DuckDB's query does
-    days = by_day(events, ["user_id"], grid, ["events", "money"])
-    sums = [Sum(f"{what}_{n}d", what, f"leaves_{n}") for what in ("events", "money") for n in DAYS]
-    moves = changes(with_window_ends(days, DAYS, grid), ["user_id"], grid, sums)
-    state = running_state(moves, ["user_id"], grid, [each.name for each in sums])
-    state = state.withColumns({each.name: money(F.col(each.name)) for each in sums if each.value == "money"})
-    day = grid.day(F.col("position")).alias("as_of_date")
-    rows = each_position(state, grid).select("user_id", day, *(each.name for each in sums))
-    rows.write.mode("overwrite").parquet(str(out))
+    with few_corrections(activity) as few:
+        events = live_events(activity, grid, few).select("user_id", "event_date", "enters", "leaves", *each)
+        events = events.where(F.col("event_date") > F.lit(WEEKLY[0] - timedelta(days=max(DAYS))))  # as DuckDB's query does
+        days = by_day(events, ["user_id"], grid, ["events", "money"])
+        sums = [Sum(f"{what}_{n}d", what, f"leaves_{n}") for what in ("events", "money") for n in DAYS]
+        moves = changes(with_window_ends(days, DAYS, grid), ["user_id"], grid, sums)
+        state = running_state(moves, ["user_id"], grid, [each.name for each in sums])
+        state = state.withColumns({each.name: money(F.col(each.name)) for each in sums if each.value == "money"})
+        day = grid.day(F.col("position")).alias("as_of_date")
+        rows = each_position(state, grid).select("user_id", day, *(each.name for each in sums))
+        rows.write.mode("overwrite").parquet(str(out))
 
 
 def _duckdb(script: str, files: dict[str, list[str]], out: Path) -> None:

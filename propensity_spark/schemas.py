@@ -28,6 +28,7 @@ class Column:
     """One column: name, type, and in `comment` its unit and what null means. Null is refused unless `nullable`.
 
     `personal`: its values tell a person, alone or with a list of ids; they never go into Delta's log.
+    `later`: tables may have been made before it was declared; in those it is null, and the next write adds it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     comment: str
     nullable: bool = False
     personal: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Table:
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
+
+    @property
+    def grows(self) -> bool:
+        """Whether a table that was made earlier may lack declared columns."""
+        return any(column.later for column in self.columns)
 
     @property
     def is_personal(self) -> bool:
@@ -214,6 +221,7 @@ USERS = Table(
     ),
 )
 
+IS_CORRECTION = "is_correction"
 ACTIVITY = Table(
     "silver",
     "activity",
@@ -231,6 +239,13 @@ ACTIVITY = Table(
         Column("price", MONEY, "per unit; null for events without", nullable=True),
         Column("amount", MONEY, "in the data set's currency; negative for a cancel; null for events without", nullable=True),
         Column("session_id", STRING, "visit; null: the source has none", nullable=True, personal=True),
+        Column(
+            IS_CORRECTION,
+            BOOLEAN,
+            "whether silver has a version of the event that was known before this one; null: not recorded",
+            nullable=True,
+            later=True,
+        ),
         *_VERSION,
     ),
     cluster_by=("event_date",),

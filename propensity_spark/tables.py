@@ -93,14 +93,16 @@ class Lake:
             raise TableMissing(f"{table.full_name}: no such table at {self.location(table)}; run the stage that writes it first")
         frame = self._load(table)
         wanted = [name for name in table.column_names if name not in without]
-        if missing := [name for name in wanted if name not in frame.columns]:
+        found = {name: F.col(name) for name in frame.columns}
+        found = {c.name: F.lit(None).cast(c.type).alias(c.name) for c in table.columns if c.later} | found
+        if missing := [name for name in wanted if name not in found]:
             features = " ".join(f"--feature {name}" for name in missing)
             backfill = f"`propensity backfill {features}` adds new features, `propensity label` makes the training set anew"
             advice = backfill if table.layer == "gold" else self.way_back(table)
             raise SchemaMismatch(
                 f"{table.full_name} at {self.location(table)}: expected {', '.join(missing)}, which it was made without; {advice}"
             )
-        return frame.select(*wanted)
+        return frame.select(*(found[name] for name in wanted))
 
     def read_or_empty(self, table: Table, without: Sequence[str] = ()) -> DataFrame:
         """As `read`; an empty frame of the declared schema when the table does not exist yet."""
@@ -181,6 +183,8 @@ class Lake:
 
         def once() -> None:
             builder = self._delta(table).alias("t").merge(frame.alias("s"), on)
+            if table.grows:
+                builder = builder.withSchemaEvolution()
             if delete_when is not None:
                 builder = builder.whenMatchedDelete(delete_when)
             if update_when is not None:
@@ -252,7 +256,7 @@ class Lake:
         conformed = conform(frame, table)
 
         def once() -> None:  # whether the table is there is asked at each attempt: somebody else may have made it
-            writer = self._layout(conformed, table).option("mergeSchema", widen)
+            writer = self._layout(conformed, table).option("mergeSchema", widen or table.grows)
             slice_of_it = where is not None and self.exists(table)
             self._save(writer.mode("overwrite").option("replaceWhere", str(where)) if slice_of_it else writer.mode("append"), table)
 

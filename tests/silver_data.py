@@ -46,6 +46,12 @@ def event(name: str, user: str, item: str | None, kind: str, day: date, amount: 
     return version(row, day, known, moment, deleted=deleted)
 
 
+def told(rows: list[Row]) -> list[Row]:
+    """Versions of events with `is_correction`, as validate writes it: whether another version was known before."""
+    first = {row["event_id"]: min(other["known_at"] for other in rows if other["event_id"] == row["event_id"]) for row in rows}
+    return [{**row, "is_correction": row["known_at"] > first[row["event_id"]]} for row in rows]
+
+
 @st.composite
 def activity(draw: st.DrawFn, events: int = 90) -> list[Row]:
     """Events on and around the edges of every window, with late arrivals, corrections, deletions and split orders."""

@@ -19,7 +19,7 @@ from propensity_spark.config import CandidateSettings
 from propensity_spark.features.affinity import BUYER_DAYS
 from propensity_spark.features.rfm import ORDER_DAYS
 from propensity_spark.features.windows import Grid, version_intervals
-from propensity_spark.schemas import EVENT, ORDER
+from propensity_spark.schemas import EVENT, IS_CORRECTION, ORDER
 
 _EVENT = ("event_id", "user_id", "item_id", "event_type", "event_date", "order_id", "session_id")
 _ORDER = ["user_id", "order_hash"]
@@ -118,7 +118,8 @@ def with_carried(activity: DataFrame, carried: DataFrame, past: Settled, doubtfu
         users = F.broadcast(doubtful.select("user_id").unionByName(again.select("user_id")).distinct())
         theirs = old.join(users, "user_id", "left_semi").select("event_id").distinct()
         whole, events = old.join(theirs, "event_id", "left_semi"), events.join(users, "user_id", "left_anti")
-    given = {"known_at": F.col("visible_date").cast("timestamp")} | {name: F.col(name) for name in (*_EVENT, "visible_date", "is_deleted")}
+    given = {"known_at": F.col("visible_date").cast("timestamp"), IS_CORRECTION: F.lit(False)}
+    given |= {name: F.col(name) for name in (*_EVENT, "visible_date", "is_deleted")}
     missing = F.lit(None)
     stand_ins = events.select(*(given.get(f.name, missing).cast(f.dataType).alias(f.name) for f in activity.schema))
     return since(activity, past).unionByName(whole).unionByName(stand_ins)

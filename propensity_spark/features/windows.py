@@ -72,22 +72,44 @@ class Measure:
     enters: str = "enters"
 
 
-def version_intervals(versions: DataFrame, key: Sequence[str], grid: Grid) -> DataFrame:
+def version_intervals(versions: DataFrame, key: Sequence[str], grid: Grid, corrections: DataFrame | None = None) -> DataFrame:
     """One row per version that is visible on at least one as-of date, with its positions [enters, leaves).
 
     In: every version, with `known_at`, `visible_date` and `is_deleted`, `known_at` unique per key. As of D the version
     with the greatest `known_at` among those with `visible_date` ≤ D is seen; where that is a deletion, none is.
+    `corrections`: those of the versions that have an earlier one (key, known_at, visible_date; others may be among them), few enough to go
+    to every task. Then no version need be shuffled to find the one that replaces it.
     """
-    later = Window.partitionBy(*key).orderBy(F.desc("known_at")).rowsBetween(Window.unboundedPreceding, -1)
+    seen = versions.where(F.col("visible_date") <= F.lit(grid.dates[-1]))
+    if corrections is None:
+        later = Window.partitionBy(*key).orderBy(F.desc("known_at")).rowsBetween(Window.unboundedPreceding, -1)
+        dated = seen.withColumn("replaced_on", F.min("visible_date").over(later))
+    else:
+        dated = _replaced_by(seen, key, corrections.where(F.col("visible_date") <= F.lit(grid.dates[-1])))
     return (
-        versions.where(F.col("visible_date") <= F.lit(grid.dates[-1]))
-        .withColumn("replaced_on", F.min("visible_date").over(later))
-        .where(~F.col("is_deleted"))
+        dated.where(~F.col("is_deleted"))
         .withColumn("enters", grid.position(F.col("visible_date")))
         .withColumn("leaves", grid.position(F.col("replaced_on")))
         .where(F.col("enters") < F.col("leaves"))
         .drop("known_at", "visible_date", "is_deleted", "replaced_on")
     )
+
+
+def _replaced_by(versions: DataFrame, key: Sequence[str], corrections: DataFrame) -> DataFrame:
+    """Add `replaced_on`, the first `visible_date` of a correction with a greater `known_at`; null: none.
+
+    Looked up by a hash of the key, a number, which is found in half the time; what has the same hash and another key is told apart then.
+    """
+    correction = F.struct(F.struct(*key).alias("key"), "known_at", "visible_date")
+    by_hash = corrections.groupBy(F.xxhash64(*key).alias("hash")).agg(F.collect_list(correction).alias("corrections"))
+
+    def replaces(one: Column) -> Column:
+        return (one["key"] == F.struct(*key)) & (one["known_at"] > F.col("known_at"))
+
+    found = F.transform(F.filter("corrections", replaces), lambda one: one["visible_date"])
+    joined = versions.withColumn("hash", F.xxhash64(*key)).join(F.broadcast(by_hash), "hash", "left")
+    replaced_on = F.when(F.col("corrections").isNotNull(), F.array_min(found))
+    return joined.withColumn("replaced_on", replaced_on).drop("hash", "corrections")
 
 
 def with_window_ends(lives: DataFrame, days: Sequence[int], grid: Grid) -> DataFrame:

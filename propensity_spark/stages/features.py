@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from functools import reduce
 
@@ -15,7 +16,7 @@ from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
 from propensity_spark.features.carried import until
 from propensity_spark.features.crowd import crowd, dated, ownership
-from propensity_spark.features.events import live_events
+from propensity_spark.features.events import FEW, FEW_OF_ONE, corrections, live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, features_of, user_item_table
@@ -143,28 +144,41 @@ def user_tables_of(run: Run, dates: Sequence[date], activity: DataFrame, *, ever
     Where training looks at a share of the users, pairs are of those on dates without the scored one, unless `everyone`.
     """
     items, users = _configured(run, ITEMS), _configured(run, USERS)
-    grid = Grid(tuple(dates))
-    events = keep(live_events(activity, grid))
-    spending = keep(sector_spending(events, items, grid))
-    owned, rule = None, run.settings.features.crowd
-    if run.settings.has_crowd:
-        owned = keep(ownership(live_events(dated(activity, rule), grid), grid, run.settings.candidates.held_days))
+    grid, rule = Grid(tuple(dates)), run.settings.features.crowd
+    with few_corrections(activity) as few:
+        events = keep(live_events(activity, grid, few))
+        spending = keep(sector_spending(events, items, grid))
+        owned = None
+        if run.settings.has_crowd:
+            owned = keep(ownership(live_events(dated(activity, rule), grid, few), grid, run.settings.candidates.held_days))
+        try:
+            levels = run.settings.features.risk_levels
+            yield USER_FEATURES, user_features(events, activity, users, spending, grid=grid, risk_levels=levels)
+            if run.settings.grain == "user_item":
+                known = item_dates(events, items, grid)
+                thinned = _is_thinned(run.settings) and run.as_of not in dates and not everyone
+                of = looked_at(run.settings.sampling) if thinned else None
+                around = None if owned is None else crowd(owned, events, users, grid, rule, of=of)
+                chosen = events if of is None else events.where(of)
+                pairs = user_item_features(chosen, known, spending, grid, run.settings.candidates, crowd=around)
+                yield user_item_table(run.settings.has_crowd), pairs
+        finally:
+            if owned is not None:
+                release(owned)
+            release(spending)
+            release(events)
+
+
+@contextmanager
+def few_corrections(activity: DataFrame) -> Iterator[DataFrame | None]:
+    """The corrections among the versions of `activity` where they are few, in all and of each event; else null. One small query."""
+    found = keep(corrections(activity).limit(FEW + 1))
     try:
-        levels = run.settings.features.risk_levels
-        yield USER_FEATURES, user_features(events, activity, users, spending, grid=grid, risk_levels=levels)
-        if run.settings.grain == "user_item":
-            known = item_dates(events, items, grid)
-            thinned = _is_thinned(run.settings) and run.as_of not in dates and not everyone
-            of = looked_at(run.settings.sampling) if thinned else None
-            around = None if owned is None else crowd(owned, events, users, grid, rule, of=of)
-            chosen = events if of is None else events.where(of)
-            pairs = user_item_features(chosen, known, spending, grid, run.settings.candidates, crowd=around)
-            yield user_item_table(run.settings.has_crowd), pairs
+        row = found.groupBy("event_id").count().agg(F.sum("count").alias("all"), F.max("count").alias("of one")).first()
+        counted = row.asDict() if row else {}
+        yield found if (counted["all"] or 0) <= FEW and (counted["of one"] or 0) <= FEW_OF_ONE else None
     finally:
-        if owned is not None:
-            release(owned)
-        release(spending)
-        release(events)
+        release(found)
 
 
 def market_table_of(run: Run, dates: Sequence[date]) -> DataFrame:

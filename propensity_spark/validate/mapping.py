@@ -17,10 +17,10 @@ from pyspark.sql import types as T
 from propensity_spark.config import MassiveSource, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.platform import setting
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import IS_CORRECTION, Table
 from propensity_spark.validate.payload import identifiers
 
-DERIVED = frozenset({"payload_hash", "visible_date", "session_date", "event_date", "attributes"})
+DERIVED = frozenset({"payload_hash", "visible_date", "session_date", "event_date", "attributes", IS_CORRECTION})
 _MEANS_NULL = re.compile(r"\b(?:try_\w+|nullif|case|if)\b", re.IGNORECASE)
 _DATE_ALONE, _OFFSET = r"^\s*\d{4}-\d{1,2}-\d{1,2}\s*$", r"\d(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})\s*$"
 

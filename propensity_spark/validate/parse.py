@@ -13,7 +13,7 @@ from propensity_spark.calendars import exchange_zone, session_frame
 from propensity_spark.config import FileSource, KnownAt, MassiveSource, Settings, Source
 from propensity_spark.errors import ConfigurationError
 from propensity_spark.privacy import NOBODY, Identities
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import IS_CORRECTION, Table
 from propensity_spark.tables import local_frame
 from propensity_spark.validate.mapping import DERIVED, expressions, map_columns
 from propensity_spark.validate.payload import decode, written_as
@@ -110,7 +110,7 @@ def _rest(table: Table) -> list[str]:
 
 
 def _added(table: Table) -> list[str]:
-    return [name for name in table.column_names if name != "payload_hash"]
+    return [name for name in table.column_names if name not in ("payload_hash", IS_CORRECTION)]
 
 
 def extra_columns(table: Table) -> list[str]:

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
 from propensity_spark.config import RuleSettings
-from propensity_spark.schemas import Table
+from propensity_spark.schemas import IS_CORRECTION, Table
 from propensity_spark.validate.rules import Rule, broken, check_columns
 
 # Rows of one entity may decide about each other.
@@ -31,8 +31,8 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
 
     Needs `origin` (new, quarantine, silver or context: a silver row that is only looked at), `reasons`, `warnings` and
     `excluded`. outcome: valid, repeated, rejected, excluded or erased. change, what silver must do: insert; remove;
-    update (take the place of the row with the same key; of a silver row: only its payload hash grows); replaced, for a
-    silver row whose place another takes; null for nothing. `splits`: item_id and ex_date.
+    update (take the place of the row with the same key; of a silver row: its payload hash grows, or it is a correction now, or none any
+    more); replaced, for a silver row whose place another takes; null for nothing. `splits`: item_id and ex_date.
     """
     pool = _versions(pool, table)
     if table.name == "activity":
@@ -52,7 +52,11 @@ def settle(pool: DataFrame, table: Table, rules: list[Rule], limits: RuleSetting
     pool = pool.withColumn(
         "reasons", F.when((F.col("outcome") == "rejected") & F.col("fit"), F.col("set_reasons")).otherwise(F.col("reasons"))
     )
-    pool = pool.withColumn("change", _change(Window.partitionBy(*_keys(table))))
+    stale = F.col("payload_hash") != F.col("content_hash")
+    if table.name == "activity":
+        pool = _told_apart(pool, Window.partitionBy(*_prefix(table)))
+        stale = stale | (F.col(IS_CORRECTION) != F.col("was_correction"))
+    pool = pool.withColumn("change", _change(Window.partitionBy(*_keys(table)), stale))
     return pool.withColumn("payload_hash", F.when((F.col("change") == "update"), F.col("content_hash")).otherwise(F.col("payload_hash")))
 
 
@@ -63,7 +67,7 @@ def _versions(pool: DataFrame, table: Table) -> DataFrame:
     """
     if table.name == "bars":
         pool = pool.withColumn("moment", F.unix_micros("ts"))
-    business = [name for name in table.column_names if name != "payload_hash"]
+    business = [name for name in table.column_names if name not in ("payload_hash", IS_CORRECTION)]
     values = [F.to_json(name) if name == "attributes" else F.col(name) for name in business]
     fit = (F.size("reasons") == 0) & ~F.col("excluded")
     pool = pool.withColumns({"fit": fit, "content": F.xxhash64(*values)})
@@ -118,12 +122,22 @@ def _outcome() -> Column:
     )
 
 
-def _change(same_key: WindowSpec) -> Column:
-    """One row per key at most has something to write: MERGE allows no two."""
+def _told_apart(pool: DataFrame, same_event: WindowSpec) -> DataFrame:
+    """Add `is_correction`, whether another row that is or stays in silver was known before, and `was_correction`, what silver says so far.
+
+    A matter of what silver holds, not of when it came: where an earlier version arrives late, the later one becomes a correction then.
+    """
+    said = F.col(IS_CORRECTION) if IS_CORRECTION in pool.columns else F.lit(None).cast("boolean")
+    first = F.min(F.when(F.col("outcome") == "valid", F.col("known_at"))).over(same_event)
+    follows = F.coalesce(F.col("known_at") > first, F.lit(False))
+    return pool.withColumns({"was_correction": F.coalesce(said, F.lit(False)), IS_CORRECTION: follows})
+
+
+def _change(same_key: WindowSpec, stale: Column) -> Column:
+    """One row per key at most has something to write: MERGE allows no two. `stale`: what silver says of a row is out of date."""
     silver, valid = F.col("origin") == "silver", F.col("outcome") == "valid"
     comes = valid & F.col("origin").isin("new", "quarantine")
     taken, followed = F.bool_or(silver).over(same_key), F.bool_or(comes).over(same_key)
-    stale = F.col("payload_hash") != F.col("content_hash")
     return (
         F.when(silver & ~valid & followed, "replaced")
         .when(silver & ~valid, "remove")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
-from silver_data import DATES, activity, frame, items, market, users
+from silver_data import DATES, activity, frame, items, market, told, users
 
 from propensity_spark.config import CandidateSettings, CrowdSettings
 from propensity_spark.features import affinity, candidates, crowd, rfm
 from propensity_spark.features import market as market_module
-from propensity_spark.features.events import live_events
+from propensity_spark.features.events import corrections, live_events
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, user_item_table
 from propensity_spark.features.windows import Grid
 from propensity_spark.platform import keep
@@ -49,18 +49,23 @@ def check(found: DataFrame, expected: Iterable[Row], table: Table) -> None:
             assert same, f"{name} of {key}: found {one}, expected {other}"
 
 
+def live(silver: DataFrame, grid: Grid, are_told: bool) -> DataFrame:
+    """The events as they are seen; `are_told`: by the corrections that silver tells apart, else by putting all versions in order."""
+    return live_events(silver, grid, corrections(silver) if are_told else None)
+
+
 @FEW
-@given(GRIDS, activity(), st.none() | users(), st.none() | items())
+@given(GRIDS, activity(), st.none() | users(), st.none() | items(), st.booleans())
 def test_user_features(
-    spark: SparkSession, dates: list[date], events: list[Row], profiles: list[Row] | None, catalogue: list[Row] | None
+    spark: SparkSession, dates: list[date], events: list[Row], profiles: list[Row] | None, catalogue: list[Row] | None, are_told: bool
 ) -> None:
     grid = Grid(tuple(dates))
-    silver = frame(spark, events, ACTIVITY)
+    silver = frame(spark, told(events), ACTIVITY)
     item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
     user_frame = None if profiles is None else frame(spark, profiles, USERS)
-    live = live_events(silver, grid)
-    spending = affinity.sector_spending(live, item_frame, grid)
-    found = rfm.user_features(live, silver, user_frame, spending, grid=grid, risk_levels=LEVELS)
+    seen = live(silver, grid, are_told)
+    spending = affinity.sector_spending(seen, item_frame, grid)
+    found = rfm.user_features(seen, silver, user_frame, spending, grid=grid, risk_levels=LEVELS)
     check(found, (row for day in dates for row in oracle.user_features(events, profiles, catalogue, day, LEVELS)), USER_FEATURES)
 
 
@@ -71,6 +76,7 @@ def test_user_features(
     st.none() | items(),
     st.sampled_from([(False, False), (True, False), (True, True)]),
     st.sampled_from([(30, 365), (7, 90)]),
+    st.booleans(),
 )
 def test_user_item_features(
     spark: SparkSession,
@@ -79,6 +85,7 @@ def test_user_item_features(
     catalogue: list[Row] | None,
     rule: tuple[bool, bool],
     days: tuple[int, int],
+    are_told: bool,
 ) -> None:
     grid = Grid(tuple(dates))
     chosen = CandidateSettings(
@@ -91,9 +98,9 @@ def test_user_item_features(
         exclude_held=rule[1],
     )
     item_frame = None if catalogue is None else frame(spark, catalogue, ITEMS)
-    live = live_events(frame(spark, events, ACTIVITY), grid)
-    spending, known = affinity.sector_spending(live, item_frame, grid), affinity.item_dates(live, item_frame, grid)
-    found = candidates.user_item_features(live, known, spending, grid, chosen)
+    seen = live(frame(spark, told(events), ACTIVITY), grid, are_told)
+    spending, known = affinity.sector_spending(seen, item_frame, grid), affinity.item_dates(seen, item_frame, grid)
+    found = candidates.user_item_features(seen, known, spending, grid, chosen)
     expected = (row for day in dates for row in oracle.user_item_features(events, catalogue, day, chosen.model_dump()))
     check(found, expected, USER_ITEM_FEATURES)
 

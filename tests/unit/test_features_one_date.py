@@ -6,16 +6,21 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from pyspark.sql import SparkSession
-from silver_data import event, frame, version
+from pyspark.sql import functions as F
+from silver_data import event, frame, told, version
 
 from propensity_spark.config import CandidateSettings
+from propensity_spark.features import windows
 from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
-from propensity_spark.features.events import live_events
+from propensity_spark.features.events import corrections, live_events
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, ITEMS
+from propensity_spark.stages import features as stage
+from propensity_spark.stages.features import few_corrections
 
 DAY = date(2024, 7, 12)
 
@@ -44,9 +49,9 @@ ITEM_ROWS = [
 ]
 
 
-def features(spark: SparkSession, grid: Grid) -> dict[str, list[dict[str, Any]]]:
-    activity, items = frame(spark, EVENTS, ACTIVITY), frame(spark, ITEM_ROWS, ITEMS)
-    events = live_events(activity, grid)
+def features(spark: SparkSession, grid: Grid, *, are_told: bool = False) -> dict[str, list[dict[str, Any]]]:
+    activity, items = frame(spark, told(EVENTS), ACTIVITY), frame(spark, ITEM_ROWS, ITEMS)
+    events = live_events(activity, grid, corrections(activity) if are_told else None)
     spending = sector_spending(events, items, grid)
     of_users = user_features(events, activity, None, spending, grid=grid, risk_levels=())
     pairs = user_item_features(events, item_dates(events, items, grid), spending, grid, CandidateSettings(affine_sectors=1))
@@ -69,3 +74,30 @@ def test_one_date_alone_is_as_among_others(spark: SparkSession) -> None:
     assert (users["u1"]["frequency_365d"], users["u1"]["monetary_365d"]) == (1, Decimal("99.9900"))
     assert (users["u2"]["frequency_365d"], users["u2"]["recency_days"], users["u2"]["tenure_days"]) == (0, None, 400)
     assert ("u0", "i0") in {(row["user_id"], row["item_id"]) for row in alone["pairs"]}
+
+
+@pytest.mark.parametrize("dates", [(DAY,), (ago(7), DAY)])
+def test_corrections_that_silver_tells_apart_replace_what_they_correct(spark: SparkSession, dates: tuple[date, ...]) -> None:
+    assert features(spark, Grid(dates), are_told=True) == features(spark, Grid(dates))
+
+
+def test_events_with_the_same_hash_do_not_correct_each_other(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = features(spark, Grid((DAY,)))
+    monkeypatch.setattr(windows.F, "xxhash64", lambda *columns: F.lit(1).cast("long"))
+    assert features(spark, Grid((DAY,)), are_told=True) == expected
+
+
+def test_corrections_are_looked_up_only_where_they_are_few(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    activity = frame(spark, told(EVENTS), ACTIVITY)
+    with few_corrections(activity) as few:
+        assert few is not None
+        assert sorted(row["event_id"] for row in few.collect()) == ["corrected", "deleted"]
+    for limit, most in (("FEW", 1), ("FEW_OF_ONE", 0)):
+        with monkeypatch.context() as patch, few_corrections(activity) as few:
+            assert few is not None
+            patch.setattr(stage, limit, most)
+            with few_corrections(activity) as too_many:
+                assert too_many is None
+    with few_corrections(frame(spark, EVENTS, ACTIVITY)) as unknown:  # not recorded: each may be one
+        assert unknown is not None
+        assert unknown.count() == len(EVENTS)

@@ -125,6 +125,44 @@ def test_a_later_version_may_not_move_an_event_to_another_date(lake: Lake) -> No
     assert found.changed_from == date(2024, 3, 3)
 
 
+@pytest.mark.parametrize("batches", [((3,), (4,), (6,)), ((6,), (3, 4)), ((4,), (6,), (3,)), ((3, 4, 6),)])
+def test_a_version_is_a_correction_when_another_was_known_before_whichever_came_first(
+    lake: Lake, batches: tuple[tuple[int, ...], ...]
+) -> None:
+    chosen = activity(lake)
+    for number, known in enumerate(batches):
+        deliver(lake, "activity", [event("e", 2, day) for day in known] + [event(f"alone {number}", 2)], batch=f"b{number}")
+        validate_table(run(lake, chosen, f"r{number}"), ACTIVITY)
+    told = {row[:2] for row in rows_of(lake, ACTIVITY, "event_id", "known_at", "is_correction") if row[2]}
+    assert {(name, known.day) for name, known in told} == {("e", 4), ("e", 6)}
+    assert not any(row[0] is None for row in rows_of(lake, ACTIVITY, "is_correction"))
+
+
+def test_a_version_is_no_correction_any_more_when_the_one_before_it_goes(lake: Lake) -> None:
+    chosen = activity(lake)
+    deliver(lake, "activity", [event("e", 2, 3), event("e", 2, 5)])
+    validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    deliver(lake, "activity", [event("e", 1, 2)], batch="b2")  # known earlier, so its date decides: both others go
+    validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    assert rows_of(lake, ACTIVITY, "event_date", "is_correction") == [(date(2024, 3, 1), False)]
+
+
+def test_an_activity_table_made_before_corrections_were_told_apart_is_read_and_grows(lake: Lake) -> None:
+    chosen = activity(lake)
+    deliver(lake, "activity", [event("e", 2, 3), event("e", 2, 5), event("f", 2, 4)])
+    validate_table(run(lake, chosen, "r1"), ACTIVITY)
+    before = lake.read(ACTIVITY).drop("is_correction").localCheckpoint()
+    before.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(lake.location(ACTIVITY))
+    assert rows_of(lake, ACTIVITY, "is_correction") == [(None,)] * 3
+    deliver(lake, "activity", [event("g", 9)], batch="b2")
+    validate_table(run(lake, chosen, "r2"), ACTIVITY)
+    assert [row[0] for row in rows_of(lake, ACTIVITY, "is_correction") if row[0] is not None] == [False]
+    deliver(lake, "activity", [event("f", 2, 3), event("e", 2, 6)], batch="b3")
+    validate_table(run(lake, chosen, "r3"), ACTIVITY)  # a MERGE: "f" of before is a correction now
+    known = {(row[0], row[1].day): row[2] for row in rows_of(lake, ACTIVITY, "event_id", "known_at", "is_correction")}
+    assert known == {("e", 3): None, ("e", 5): True, ("e", 6): True, ("f", 3): False, ("f", 4): True, ("g", 9): False}
+
+
 def test_a_batch_is_held_against_silver_of_its_dates_alone(lake: Lake) -> None:
     """Without ids of the source's own, an event's id is a hash of its line, its moment included."""
     chosen = settings(lake, {"activity": source("activity", [name for name in EVENT_COLUMNS if name != "event_id"])})
