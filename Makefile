@@ -11,7 +11,7 @@ BIN := "$(CURDIR)/.venv/bin"
 SIDE_BY_SIDE := -n $(WORKERS) --no-loadscope-reorder
 LONGEST_FIRST := tests/line tests/property tests/notebooks tests/s3 tests
 
-.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-history bench-targets bench-store bench-table bench-far-trans bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
+.PHONY: help setup run cluster-run test check lint types unit faults protections soak bench bench-compare bench-windows bench-operators bench-history bench-targets bench-store bench-table bench-far-trans bench-reasons bench-monitoring docs wheel bundle-check bundle-replay bundle-proof compat lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1 - \2/'
@@ -62,6 +62,9 @@ bench-compare: setup ## the newest results beside the stored figures; exit code 
 
 bench-windows: setup ## user features of one date, counts and sums of 52, beside DuckDB; ARGS="--events 2000000 --users 20000" (minutes)
 	@$(BIN)/python -m benchmarks.windows $${ARGS:-}
+
+bench-operators: setup ## where the time of a line goes, stage by stage and operator by operator, from Spark's event log (minutes)
+	@$(BIN)/python -m benchmarks.operators $${ARGS:-}
 
 bench-history: setup ## one more day after a history and after one five times as long; ARGS="--days 400 --rows-per-day 5000" (half an hour)
 	@$(BIN)/python -m benchmarks.history $${ARGS:-}

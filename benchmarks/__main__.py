@@ -30,7 +30,7 @@ from propensity_spark.config import CONF_DIR, Settings, load_settings
 
 DATASET, AS_OF, NEXT_DAY = "stocks", "2024-12-31", "2025-01-02"
 CORES = 2
-LINE_SECONDS, NEXT_DAY_SECONDS, FEATURES_SECONDS, JVM_GIB = 240, 60, 1.2, 4
+LINE_SECONDS, NEXT_DAY_SECONDS, FEATURES_SECONDS, JVM_GIB = 120, 60, 1.2, 4
 GIB = 2**30
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -88,6 +89,11 @@ def memory(root: int) -> tuple[int, int]:
     ours = [status[pid] for pid in family if pid in status]
     jvm = max((_bytes(fields, "VmHWM") for fields in ours if fields["Name"] == "java"), default=0)
     return jvm, sum(_bytes(fields, "VmRSS") for fields in ours)
+
+
+def peak() -> str:
+    """In words, the most memory that the JVM of this process has taken so far."""
+    return f"JVM at most {memory(os.getpid())[0] / 2**30:.1f} GiB"
 
 
 def _bytes(fields: dict[str, str], name: str) -> int:

@@ -2,9 +2,11 @@
 
 Runs the line in a fresh lake (of `--dataset`, which must be simulated or get `--data`), then prints one row a stage (queries, seconds of
 tasks, of those on the CPU, garbage collection, bytes shuffled and spilled, seconds in Python workers) and, for each stage, its most
-expensive operators. `--log FILE --lake FOLDER` reads the event log of a run that is over. An operator's seconds are those of its tasks added up;
-a stretch of operators that became one piece of generated code has one figure, and what it waits for above it, such as a scan, is inside.
-Seconds of a stage beyond its tasks are the driver's: planning, Delta's log, Python, and a processor that compiles code.
+expensive operators. `--log FILE --lake FOLDER` reads the event log of a run that is over.
+
+An operator's seconds are those of its tasks added up; a stretch of operators that became one piece of generated code has one figure, and
+what it waits for above it, such as a scan, is inside. Seconds of a stage beyond its tasks are the driver's: planning, Delta's log, Python,
+and a processor that compiles code.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Work:
     shuffled: int = 0
     spilled: int = 0
     python: float = 0.0
-    operators: Counter[str] = field(default_factory=Counter)
+    operators: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 def main() -> None:
@@ -92,8 +94,9 @@ def work_of(log: Path, stages: Sequence[StageRun]) -> dict[str, Work]:
         for accumulator, amount in updates.items():
             if accumulator in operator:
                 name, what, unit = operator[accumulator]
-                found[stage].operators[f"{name}: {what}"] += amount * unit / 1e3
-                found[stage].python += amount * unit / 1e3 if what == _PYTHON else 0
+                seconds = amount * unit / 1e3
+                found[stage].operators[f"{name}: {what}"] += seconds
+                found[stage].python += seconds if what == _PYTHON else 0.0
     return found
 
 
@@ -101,7 +104,7 @@ def _measures(plan: Mapping[str, Any]) -> Iterator[tuple[int, tuple[str, str, fl
     """(accumulator, (operator, what, milliseconds)) of all that a plan measures in time."""
     name = re.sub(r" \(\d+\)$| +$", "", plan["nodeName"])
     if name == "WholeStageCodegen":
-        name = f"code of {' < '.join(dict.fromkeys(_inside(plan['children'])))}"
+        name = f"code of {' < '.join(dict.fromkeys(_inside(plan['children']))) or 'Project'}"
     for metric in plan["metrics"]:
         if (unit := _MILLISECONDS.get(metric["metricType"])) and metric["name"] not in _WAITED:
             yield metric["accumulatorId"], (name, metric["name"], unit)
@@ -127,7 +130,7 @@ def show(stages: Sequence[StageRun], work: Mapping[str, Work]) -> None:
         say(f"| {stage.stage} | {' | '.join(cells)} | {of.shuffled / 1e6:,.1f} | {of.spilled / 1e6:,.1f} |")
     for stage in stages:
         say(f"\n| {stage.stage}: operator | seconds |\n| --- | ---: |")
-        for name, seconds_of_it in work[stage.stage].operators.most_common(MOST):
+        for name, seconds_of_it in sorted(work[stage.stage].operators.items(), key=lambda spent: -spent[1])[:MOST]:
             say(f"| {name} | {seconds_of_it:,.1f} |")
 
 

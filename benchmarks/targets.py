@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.command import memory
+from benchmarks.command import peak
 from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from benchmarks.reasons import drawn
 from benchmarks.reasons import model as drawn_model
@@ -233,7 +232,7 @@ def evaluation(size: Size, folder: Path) -> list[Measure]:
             round(statistics.median(seconds), 1),
             rows=size.evaluated_rows,
             target=60,
-            note=f"{_each(seconds)}; {_peak()}",
+            note=f"{_each(seconds)}; {peak()}",
         ),
         Measure("evaluation: AUC off the exact one", apart * 1e4, "1e-4", size.evaluated_rows, target=1),
     ]
@@ -297,7 +296,7 @@ def grades(size: Size, folder: Path) -> list[Measure]:
         with_rfm_scores(rows).write.format("noop").mode("overwrite").save()
 
     seconds = [seconds_of(grade) for _ in range(size.repeat + 1)][1:]
-    return [Measure("grades: one date", round(statistics.median(seconds), 1), rows=size.graded_users, note=f"{_each(seconds)}; {_peak()}")]
+    return [Measure("grades: one date", round(statistics.median(seconds), 1), rows=size.graded_users, note=f"{_each(seconds)}; {peak()}")]
 
 
 def skew(size: Size, folder: Path) -> list[Measure]:
@@ -345,12 +344,8 @@ def _beside(ratio: Ratio, repeat: int, ours: Callable[[], object], other: Callab
     ratios = [one / two for one, two in runs]
     return [
         Measure(f"{ratio.name}: ratio", round(statistics.median(ratios), 3), "×", target=ratio.target, note=_each(ratios)),
-        Measure(ratio.name, round(mine, 3), "s", ratio.rows, round(theirs, 3), ratio.against, note=_peak()),
+        Measure(ratio.name, round(mine, 3), "s", ratio.rows, round(theirs, 3), ratio.against, note=peak()),
     ]
-
-
-def _peak() -> str:
-    return f"JVM at most {memory(os.getpid())[0] / 2**30:.1f} GiB"
 
 
 def _each(values: Sequence[float]) -> str:

@@ -21,6 +21,7 @@ import duckdb
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from benchmarks.command import peak
 from benchmarks.features import paths
 from benchmarks.measure import Measure, code, machine, seconds_of, table, write
 from propensity_spark.config import CONF_DIR, load_settings
@@ -122,7 +123,7 @@ def measured(lake: Lake, root: Path, repeat: int) -> list[Measure]:
         ratio = statistics.median(one / other for one, other in runs)
         found = _compared(ours, theirs)
         measures.append(Measure(f"{name}: ratio", round(ratio, 3), "×", target=target, note="median of the pairs"))
-        measures.append(Measure(name, round(seconds, 3), "s", rows, round(reference, 3), f"DuckDB, {found:,} rows out, equal"))
+        measures.append(Measure(name, round(seconds, 3), "s", rows, round(reference, 3), f"DuckDB, {found:,} rows out, equal", note=peak()))
     return measures
 
 
