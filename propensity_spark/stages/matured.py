@@ -63,11 +63,9 @@ def write(run: Run, rows: Sequence[Performance], model_name: str) -> None:
 
 
 def _purchases(run: Run, days: Sequence[date]) -> DataFrame:
-    """Purchases in the label windows of the days by users of their populations, of what may be scored. Only those windows are read."""
+    """Purchases in the label windows of the days by users of their populations, of what may be scored."""
     settings = run.settings
-    last = max(days) + timedelta(days=settings.label.horizon_days)
-    activity = run.lake.read(ACTIVITY).where(F.col("event_date").between(F.lit(min(days)), F.lit(last)))
-    every = purchases(activity, days, settings.label, grain=settings.grain, as_of=run.as_of)
+    every = purchases(run.lake.read(ACTIVITY), days, settings.label, grain=settings.grain, as_of=run.as_of)
     population = run.lake.read(USER_FEATURES).where(F.col("as_of_date").isin(list(days))).select("user_id", "as_of_date")
     return eligible(every.join(population, ["user_id", "as_of_date"], "left_semi"), settings.score)
 

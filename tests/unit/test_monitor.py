@@ -346,7 +346,7 @@ def _fill(spark: SparkSession, lake: Lake, day: date, users: int, recency: int) 
 
 def _event(day: date, visible: date, deleted: bool = False) -> tuple[object, ...]:
     stamp = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return (str(day), "u0", "i", "buy", stamp, day, "o", 1.0, None, None, None, stamp, deleted, visible, "h")
+    return (str(day), "u0", "i", "buy", stamp, day, "o", 1.0, None, None, None, False, stamp, deleted, visible, "h")
 
 
 def _measured(lake: Lake) -> dict[tuple[str, str], tuple[float | None, bool, str | None]]:

@@ -171,7 +171,7 @@ def _score(spark: SparkSession, lake: Lake, day: date, users: int = 100) -> None
 
 def _buys(day: date, users: Sequence[str]) -> list[tuple[object, ...]]:
     stamp = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return [(f"{u}-{day}", u, "i", "buy", stamp, day, f"{u}-{day}", 1.0, None, None, None, stamp, False, day, "h") for u in users]
+    return [(f"{u}-{day}", u, "i", "buy", stamp, day, f"{u}-{day}", 1.0, None, None, None, False, stamp, False, day, "h") for u in users]
 
 
 def test_stage_judges_a_scored_day_once_its_labels_have_matured(
