@@ -42,7 +42,7 @@ def main() -> None:
     overrides = [*options.set, *shlex.split(options.settings)]
     about: dict[str, Any] = {"machine": machine(cores), "code": code(), "settings": overrides}
     with tempfile.TemporaryDirectory(prefix="propensity-bench-") as folder:
-        measures = _measure(Path(folder), overrides)
+        measures = _measure(Path(folder), overrides, line_alone=options.line)
     path = write(measures, about)
     where = about["machine"]
     say(f"\n{table(measures)}\n")
@@ -51,13 +51,15 @@ def main() -> None:
     say(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
-def _measure(folder: Path, overrides: Sequence[str]) -> list[Measure]:
+def _measure(folder: Path, overrides: Sequence[str], *, line_alone: bool) -> list[Measure]:
     lake = folder / "lake"
     places = [f"spark.master=local[{CORES}]", *overrides, f"lake.root={lake}", f"publish.uri={folder / 'published'}"]
     arguments = ["--dataset", DATASET, *(word for place in places for word in ("--set", place))]
     settings = load_settings(CONF_DIR / "local.yml", DATASET, places)
     say("1/4 the whole line in a fresh lake")
     line = propensity(arguments, lake, AS_OF)
+    if line_alone:
+        return _command("line", line, LINE_SECONDS, settings, {})
     say(f"2/4 user features of {features.ROWS:,} events")
     side = _aside(features.measure, settings, date.fromisoformat(AS_OF))
     say("3/4 single-machine references")
@@ -116,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting, such as simulate.users=300")
     parser.add_argument("--settings", default="", metavar="'K=V …'", help="several overrides in one text")
+    parser.add_argument("--line", action="store_true", help="the whole line alone, without next day, features and references")
     return parser.parse_args()
 
 
