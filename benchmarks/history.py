@@ -19,7 +19,6 @@ import shlex
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -32,7 +31,7 @@ from pyspark.sql import functions as F
 
 from benchmarks.command import CommandRun, propensity
 from benchmarks.measure import Measure, code, machine, say, table, write
-from benchmarks.traffic import Traffic, logged_to, traffic
+from benchmarks.traffic import Traffic, closed_log, logged_to, traffic
 from propensity_spark.config import CONF_DIR, load_settings
 from propensity_spark.schemas import ACTIVITY
 from propensity_spark.session import get_session
@@ -108,7 +107,7 @@ def _live(root: Path, world: World, days_after: int, settings: Sequence[str]) ->
 
     def run(day: date, *more: str) -> Day:
         done = propensity([*words, *more], lake, str(day))
-        log = _ended(events)
+        log = closed_log(events)
         moved = traffic(log, done.stages)
         log.unlink()
         each = (f"{s.stage} {s.seconds:.1f} s {moved[s.stage].read / 1e6:,.0f} MB" for s in done.stages)
@@ -117,7 +116,7 @@ def _live(root: Path, world: World, days_after: int, settings: Sequence[str]) ->
 
     if world.delivered < world.days:
         propensity([*words, "--stages", "ingest,validate"], lake, str(LAST))
-        _ended(events).unlink()
+        closed_log(events).unlink()
         _in_a_process_of_its_own(move_back, lake, world)
     history = run(LAST)
     weights = {f"{path.parent.name}/{path.name}": _weight(path) for path in sorted(lake.glob("*/*")) if (path / "_delta_log").exists()}
@@ -157,14 +156,6 @@ def move_back(root: Path, world: World) -> None:
     )
     lake.append(rows.sortWithinPartitions(*ACTIVITY.cluster_by).select(*ACTIVITY.column_names), ACTIVITY)
     spark.stop()
-
-
-def _ended(events: Path) -> Path:
-    """The event log of the one application, once its JVM, which ends after the command, has closed it."""
-    until = time.monotonic() + 60
-    while (log := next(events.iterdir())).suffix == ".inprogress" and time.monotonic() < until:
-        time.sleep(0.2)
-    return log
 
 
 def _weight(folder: Path) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.command import StageRun, propensity, stage_runs
 from benchmarks.measure import say
-from benchmarks.traffic import logged_to
+from benchmarks.traffic import closed_log, logged_to
 
 _MILLISECONDS = {"timing": 1.0, "nsTiming": 1e-6}
 _PYTHON = "time to run Python workers"
@@ -50,7 +50,8 @@ class Work:
 def main() -> None:
     options = _options()
     if options.log:
-        show(stage_runs(options.lake, options.as_of), work_of(options.log, stage_runs(options.lake, options.as_of)))
+        stages = stage_runs(options.lake, options.as_of)
+        show(stages, work_of(options.log, stages))
         return
     with tempfile.TemporaryDirectory(prefix="propensity-operators-", dir=options.folder) as folder:
         root = Path(folder)
@@ -59,7 +60,7 @@ def main() -> None:
         for override in (f"lake.root={root / 'lake'}", f"publish.uri={root / 'published'}", logged_to(root / "events")):
             words += ["--set", override]
         run = propensity(words, root / "lake", options.as_of)
-        show(run.stages, work_of(next((root / "events").iterdir()), run.stages))
+        show(run.stages, work_of(closed_log(root / "events"), run.stages))
 
 
 def work_of(log: Path, stages: Sequence[StageRun]) -> dict[str, Work]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,14 @@ def logged_to(folder: Path) -> str:
     """The setting with which Spark writes one plain event log an application into `folder`, which must be there."""
     told = {"enabled": "true", "dir": str(folder), "rolling.enabled": "false", "compress": "false"}
     return f"spark.conf={json.dumps({f'spark.eventLog.{name}': value for name, value in told.items()})}"
+
+
+def closed_log(folder: Path) -> Path:
+    """The event log of the one application, once its JVM, which ends after the command, has closed it."""
+    until = time.monotonic() + 60
+    while (log := next(folder.iterdir())).suffix == ".inprogress" and time.monotonic() < until:
+        time.sleep(0.2)
+    return log
 
 
 def traffic(log: Path, stages: Sequence[StageRun]) -> dict[str, Traffic]:

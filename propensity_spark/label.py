@@ -15,10 +15,6 @@ from propensity_spark.tables import local_frame
 
 SAMPLED = ("train", "validation")
 _BUCKETS = 1_000_000
-_LOOKED_AT = (
-    *("event_id", "known_at", "payload_hash", "visible_date", "is_deleted"),
-    *("user_id", "item_id", "event_type", "event_date", "order_id", "quantity"),
-)
 
 
 def purchases(activity: DataFrame, dates: Sequence[date], label: LabelSettings, *, grain: str, as_of: date) -> DataFrame:
@@ -38,9 +34,7 @@ def purchases(activity: DataFrame, dates: Sequence[date], label: LabelSettings, 
         )
     # The date of an event never changes, so versions of other dates need not be put in order, nor their files be read.
     in_windows = (F.col("event_date") > F.lit(min(dates))) & (F.col("event_date") <= F.lit(max(dates) + timedelta(days=label.horizon_days)))
-    events = final_events(activity.where(in_windows).select(*_LOOKED_AT), as_of).where(
-        F.col("event_type").isin(*label.event_types, "cancel")
-    )
+    events = final_events(activity.where(in_windows), as_of).where(F.col("event_type").isin(*label.event_types, "cancel"))
     if grain == "user_item":
         events = events.where(F.col("item_id").isNotNull())
     is_cancel = (F.col("event_type") == "cancel") & ~F.lit("cancel" in label.event_types)
