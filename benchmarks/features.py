@@ -19,7 +19,7 @@ from propensity_spark.features.windows import Grid
 from propensity_spark.logs import log_folder, stderr_to
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, ITEMS, USERS
 from propensity_spark.session import get_session
-from propensity_spark.stages.features import few_corrections
+from propensity_spark.stages.carrying import few_corrections
 from propensity_spark.tables import Lake
 
 ROWS, WARM_UPS, REPETITIONS = 100_000, 3, 5

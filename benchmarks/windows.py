@@ -33,7 +33,7 @@ from propensity_spark.features.windows import Measure as Sum
 from propensity_spark.platform import keep, release
 from propensity_spark.schemas import ACTIVITY, IS_CORRECTION, ITEMS
 from propensity_spark.session import get_session
-from propensity_spark.stages.features import few_corrections
+from propensity_spark.stages.carrying import few_corrections
 from propensity_spark.tables import Lake
 
 SQL = Path(__file__).parent / "sql"

@@ -49,16 +49,19 @@ def until(activity: DataFrame, past: Settled) -> DataFrame:
     return activity.where(F.col("event_date") <= F.lit(past.before))
 
 
-def still_needed(activity: DataFrame, past: Settled, key: Sequence[str], earlier: DataFrame | None = None) -> DataFrame:
+def still_needed(
+    activity: DataFrame, past: Settled, key: Sequence[str], earlier: DataFrame | None = None, few: DataFrame | None = None
+) -> DataFrame:
     """gold/carried_events but for what tells of the run: events that stand for all those up to `past.before`, and the orders begun by then.
 
     In: silver/activity; or, where there are `earlier` carried events, these with the versions since (`with_carried`). `key`: user_id, and
-    item_id where features are of pairs. The events are, as visible on `past.on`: of each key and type the first and the last; and those of
-    orders that go on after `before`. A deleted one of each user says since when versions with a session have been seen.
+    item_id where features are of pairs. `few`: as `events.live_events` takes them. The events are, as visible on `past.on`: of each key and
+    type the first and the last; and those of orders that go on after `before`. A deleted one of each user says since when versions with a
+    session have been seen.
     """
     visible = activity.where(F.col("visible_date") <= F.lit(past.on))
     old = until(visible, past).withColumn("seen_on", F.col("visible_date"))
-    live = version_intervals(old, ["event_id"], Grid((past.on,)))
+    live = version_intervals(old, ["event_id"], Grid((past.on,)), few)
     names = ["event_date", *(name for name in _EVENT if name != "event_date"), "seen_on"]
     row = F.struct(*names)
     ends = live.groupBy(*key, "event_type").agg(F.array(F.min(row), F.max(row)).alias("rows"))

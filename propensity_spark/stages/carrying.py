@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -11,6 +12,8 @@ from pyspark.sql import functions as F
 
 from propensity_spark import __version__
 from propensity_spark.features.carried import Settled, doubts, settled, still_needed, with_carried
+from propensity_spark.features.events import FEW, FEW_OF_ONE, corrections
+from propensity_spark.platform import keep, release
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, CARRIED
 
@@ -77,4 +80,17 @@ def carry_forward(run: Run, carried: Carried | None, past: Settled, events: Data
     told = {"settled_on": F.lit(past.on), "before": F.lit(past.before), "made_at": F.lit(run.started_at)}
     told |= {"config_hash": F.lit(run.settings.config_hash()), "code_version": F.lit(__version__)}
     earlier = None if carried is None else run.lake.read(CARRIED)
-    run.lake.overwrite(still_needed(events, past, key, earlier).withColumns(told), CARRIED)
+    with few_corrections(events) as few:
+        run.lake.overwrite(still_needed(events, past, key, earlier, few).withColumns(told), CARRIED)
+
+
+@contextmanager
+def few_corrections(activity: DataFrame) -> Iterator[DataFrame | None]:
+    """The corrections among the versions of `activity` where they are few, in all and of each event; else null. One small query."""
+    found = keep(corrections(activity).limit(FEW + 1))
+    try:
+        row = found.groupBy("event_id").count().agg(F.sum("count").alias("all"), F.max("count").alias("of one")).first()
+        counted = row.asDict() if row else {}
+        yield found if (counted["all"] or 0) <= FEW and (counted["of one"] or 0) <= FEW_OF_ONE else None
+    finally:
+        release(found)

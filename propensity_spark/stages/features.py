@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import date, datetime
 from functools import reduce
 
@@ -16,7 +15,7 @@ from propensity_spark.features.affinity import item_dates, sector_spending
 from propensity_spark.features.candidates import user_item_features
 from propensity_spark.features.carried import until
 from propensity_spark.features.crowd import crowd, dated, ownership
-from propensity_spark.features.events import FEW, FEW_OF_ONE, corrections, live_events
+from propensity_spark.features.events import live_events
 from propensity_spark.features.market import market_features
 from propensity_spark.features.pending import Change, Success, pending_dates
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, features_of, user_item_table
@@ -27,7 +26,7 @@ from propensity_spark.platform import keep, release
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schedule import feature_dates
 from propensity_spark.schemas import ACTIVITY, BARS, CARRIED, CHANGES, CORPORATE_ACTIONS, ITEMS, RUNS, USERS, Table
-from propensity_spark.stages.carrying import WORTH, Carried, carry_forward, due, events_for, is_true, stored
+from propensity_spark.stages.carrying import WORTH, Carried, carry_forward, due, events_for, few_corrections, is_true, stored
 
 Days = Mapping[str, Mapping[date, datetime | None]]
 _CROWD = tuple(feature.name for feature in features_of("crowd"))
@@ -167,18 +166,6 @@ def user_tables_of(run: Run, dates: Sequence[date], activity: DataFrame, *, ever
                 release(owned)
             release(spending)
             release(events)
-
-
-@contextmanager
-def few_corrections(activity: DataFrame) -> Iterator[DataFrame | None]:
-    """The corrections among the versions of `activity` where they are few, in all and of each event; else null. One small query."""
-    found = keep(corrections(activity).limit(FEW + 1))
-    try:
-        row = found.groupBy("event_id").count().agg(F.sum("count").alias("all"), F.max("count").alias("of one")).first()
-        counted = row.asDict() if row else {}
-        yield found if (counted["all"] or 0) <= FEW and (counted["of one"] or 0) <= FEW_OF_ONE else None
-    finally:
-        release(found)
 
 
 def market_table_of(run: Run, dates: Sequence[date]) -> DataFrame:

@@ -15,7 +15,7 @@ from test_features_oracle import FEW, LEVELS, check
 from propensity_spark.config import CandidateSettings
 from propensity_spark.features import affinity, candidates, rfm
 from propensity_spark.features.carried import Settled, doubts, settled, still_needed, with_carried
-from propensity_spark.features.events import live_events
+from propensity_spark.features.events import corrections, live_events
 from propensity_spark.features.registry import USER_FEATURES, USER_ITEM_FEATURES
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, ITEMS
@@ -50,13 +50,17 @@ def test_features_from_carried_events(
     events = [*before, *(data.draw(news(before, on)) if before else [])]
     past, dates = settled(on, CHOSEN), [on + timedelta(days=ahead) for ahead in data.draw(st.sampled_from([(2, 12), (12,)]))]
     silver = frame(spark, events, ACTIVITY).cache()
-    key = ["user_id", "item_id"] if of_pairs else ["user_id"]
+    key, looked_up = ["user_id", "item_id"] if of_pairs else ["user_id"], data.draw(st.booleans())
+
+    def needed(activity: DataFrame, of: Settled, earlier: DataFrame | None = None) -> DataFrame:
+        return still_needed(activity, of, key, earlier, corrections(activity) if looked_up else None).cache()
+
     if again:  # carried forward twice, the second time from what the first gave
         first = settled(date(2023, 10, 1), CHOSEN)
-        earlier = still_needed(silver, first, key).cache()
-        carried = still_needed(_read(silver, earlier, first, on), past, key, earlier).cache()
+        earlier = needed(silver, first)
+        carried = needed(_read(silver, earlier, first, on), past, earlier)
     else:
-        carried = still_needed(silver, past, key).cache()
+        carried = needed(silver, past)
     grid, item_frame = Grid(tuple(dates)), None if catalogue is None else frame(spark, catalogue, ITEMS)
     read = _read(silver, carried, past, dates[-1]).cache()
     live = live_events(read, grid).cache()

@@ -19,8 +19,8 @@ from propensity_spark.features.events import corrections, live_events
 from propensity_spark.features.rfm import user_features
 from propensity_spark.features.windows import Grid
 from propensity_spark.schemas import ACTIVITY, ITEMS
-from propensity_spark.stages import features as stage
-from propensity_spark.stages.features import few_corrections
+from propensity_spark.stages import carrying as stage
+from propensity_spark.stages.carrying import few_corrections
 
 DAY = date(2024, 7, 12)
 
