@@ -53,7 +53,11 @@ def compared(count: int, trees: int) -> list[Measure]:
     approximate = f"top {TOP} as exact in {agreement(rough, exact):.1%}"
     looked_up_as = f"top {TOP} as exact in {agreement(looked_up, exact):.1%}, values at most {apart:.1e} apart"
     return [
-        Measure(f"tables made, {of_trees}", making, note=f"{len(tables.groups):,} groups, {size(tables) / 2**20:.0f} MiB"),
+        Measure(
+            f"tables made, {of_trees}",
+            making,
+            note=f"{sum(len(word.groups) for word in tables.words):,} groups, {size(tables) / 2**20:.0f} MiB",
+        ),
         Measure(f"looked up, {of_trees}", statistics.median(seconds), rows=count, target=count / ROWS_PER_SECOND, note=looked_up_as),
         Measure(f"XGBoost exact, {of_trees}", slow, rows=len(exact)),
         Measure(f"XGBoost approximate, {of_trees}", quick, rows=len(rough), note=approximate),
@@ -85,7 +89,8 @@ def agreement(values: np.ndarray, exact: np.ndarray) -> float:
 
 
 def size(tables: TreeShap) -> int:
-    return sum(values.nbytes for group in tables.groups for named in (group.codes, group.given) for _, values in named)
+    codes = sum(values.nbytes for word in tables.words for _, values in word.codes)
+    return codes + sum(values.nbytes for word in tables.words for *_, given in word.groups for _, values in given)
 
 
 def timed(work: Callable[[], T]) -> tuple[float, T]:

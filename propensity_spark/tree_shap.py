@@ -2,9 +2,9 @@
 
 What a leaf gives to the features on its path depends, beside the leaf's own numbers, on which conditions of the path a row meets. So each
 tree is cut into groups of neighbouring nodes that ask at most `QUESTIONS` questions together with the nodes above them, and for every
-pattern of answers a table holds what the leaves of the group give to each feature. A row's answers are one number a group, and its SHAP
-values are sums of numbers looked up by it. Source of the values: Lundberg et al., "From local explanations to global understanding with
-explainable AI for trees", 2020 (path dependent); of tables by pattern: Yang, "Fast TreeSHAP", 2021.
+pattern of answers a table holds what the leaves of the group give to each feature. A row's answers to the questions of some groups are one
+number, and its SHAP values are sums of numbers looked up by the bits of it. Source of the values: Lundberg et al., "From local explanations
+to global understanding with explainable AI for trees", 2020 (path dependent); of tables by pattern: Yang, "Fast TreeSHAP", 2021.
 """
 
 from __future__ import annotations
@@ -24,21 +24,33 @@ Bools = NDArray[np.bool_]
 Steps = tuple[tuple[int, bool], ...]
 """Nodes from the root on, each with whether the path goes left there."""
 
-QUESTIONS = 10
-"""Of a group: its tables of 1,024 numbers stay in the processor's nearest cache."""
+QUESTIONS = 9
+"""Of a group: its tables of 512 numbers stay in the processor's nearest cache."""
 MOST_QUESTIONS = 14
 """Of a leaf alone, which has as many as its depth. A deeper tree has no tables."""
 ROWS = 8192
 """Rows that are looked up together."""
+BITS = 62
+"""Of a number that holds answers."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """`codes`: per feature, and bin of it, the answers to the group's questions about it, as bits of a pattern; `given`: per feature, and
+    """`codes`: per feature, and bin of it, the answers to the group's `questions` about it, as bits of a pattern; `given`: per feature, and
     pattern, what the group's leaves give to it."""
 
-    codes: tuple[tuple[int, NDArray[np.intp]], ...]
+    questions: int
+    codes: tuple[tuple[int, NDArray[np.int64]], ...]
     given: tuple[tuple[int, Floats], ...]
+
+
+@dataclass(frozen=True)
+class Word:
+    """Groups whose patterns lie side by side in one number. `codes`: as a group's, of all of them, so that a feature is looked up once;
+    `groups`: of each its first bit, the mask of its bits, and what it has `given`."""
+
+    codes: tuple[tuple[int, NDArray[np.int64]], ...]
+    groups: tuple[tuple[int, int, tuple[tuple[int, Floats], ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class TreeShap:
     after the last. `start`: the log-odds that all rows begin with."""
 
     edges: tuple[Floats, ...]
-    groups: tuple[Group, ...]
+    words: tuple[Word, ...]
     start: float
 
     def contributions(self, matrix: Floats) -> Floats:
@@ -57,12 +69,14 @@ class TreeShap:
             rows = matrix[first : first + ROWS]
             bins = [_bins(values, edges) for values, edges in zip(rows.T, self.edges, strict=True)]
             sums = np.zeros((len(self.edges), len(rows)), np.float32)
-            for group in self.groups:
-                pattern = np.zeros(len(rows), np.intp)
-                for feature, codes in group.codes:
-                    pattern += codes.take(bins[feature], mode="clip")
-                for feature, given in group.given:
-                    sums[feature] += given.take(pattern, mode="clip")
+            for word in self.words:
+                answers = np.zeros(len(rows), np.int64)
+                for feature, codes in word.codes:
+                    answers += codes.take(bins[feature], mode="clip")
+                for bit, mask, given in word.groups:
+                    pattern = (answers >> bit) & mask
+                    for feature, values in given:
+                        sums[feature] += values.take(pattern, mode="clip")
             found[first : first + ROWS, :-1] = sums.T
         return found
 
@@ -87,7 +101,7 @@ def tree_shap(ubj: bytes) -> TreeShap | None:
     edges = tuple(np.array(sorted(thresholds), np.float32) for thresholds in asked)
     share = float(learner["learner_model_param"]["base_score"].strip("[]"))  # a list since XGBoost 3.1
     start = np.log(share / (1 - share)) + sum(tree.mean for tree in trees)
-    return TreeShap(edges, tuple(group for tree in trees for group in _groups(tree, edges)), float(start))
+    return TreeShap(edges, tuple(_words([group for tree in trees for group in _groups(tree, edges)])), float(start))
 
 
 class _Tree:
@@ -149,13 +163,36 @@ def _group(tree: _Tree, edges: Sequence[Floats], nodes: Sequence[int], leaves: S
             share[feature] = share.get(feature, 1.0) * tree.share(node, left)
         for feature, value in _given(met, share, tree.threshold[leaf]).items():
             given[feature] = given.get(feature, 0.0) + value
-    codes = {tree.feature[node]: np.zeros(len(edges[tree.feature[node]]) + 2, np.intp) for node in nodes}
+    codes = {tree.feature[node]: np.zeros(len(edges[tree.feature[node]]) + 2, np.int64) for node in nodes}
     for bit, node in enumerate(nodes):
         of_feature = edges[tree.feature[node]]
         below = np.arange(len(of_feature) + 2) <= np.searchsorted(of_feature, np.float32(tree.threshold[node]), "left")
         below[-1] = bool(tree.null_left[node])
-        codes[tree.feature[node]] += below.astype(np.intp) << bit
-    return Group(tuple(codes.items()), tuple((feature, value.astype(np.float32)) for feature, value in given.items()))
+        codes[tree.feature[node]] += below.astype(np.int64) << bit
+    return Group(len(nodes), tuple(codes.items()), tuple((feature, value.astype(np.float32)) for feature, value in given.items()))
+
+
+def _words(groups: Sequence[Group]) -> Iterator[Word]:
+    """Neighbouring groups, which ask about the same features, side by side as long as there are bits for them."""
+    waiting: list[Group] = []
+    for group in groups:
+        if sum(one.questions for one in waiting) + group.questions > BITS:
+            yield _word(waiting)
+            waiting = []
+        waiting.append(group)
+    if waiting:
+        yield _word(waiting)
+
+
+def _word(groups: Sequence[Group]) -> Word:
+    codes: dict[int, NDArray[np.int64]] = {}
+    places, first = [], 0
+    for group in groups:
+        for feature, answers in group.codes:
+            codes[feature] = codes.get(feature, 0) + (answers << first)
+        places.append((first, (1 << group.questions) - 1, group.given))
+        first += group.questions
+    return Word(tuple(codes.items()), tuple(places))
 
 
 def _given(met: Mapping[int, Bools], share: Mapping[int, float], value: float) -> dict[int, NDArray[np.float64]]:
