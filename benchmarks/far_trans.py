@@ -43,9 +43,11 @@ def main() -> None:
     before = machine(sorted(os.sched_getaffinity(0)))
     work = Path(asked.work)
     places = [f"lake.root={work / 'lake'}", f"publish.uri={work / 'published'}"]
-    bounds = prepare(load_settings(CONF_DIR / "local.yml", "funds", [*places, *asked.settings], asked.data), work)
+    settings = load_settings(CONF_DIR / "local.yml", "funds", [*places, *asked.settings], asked.data)
+    bounds = prepare(settings, work)
     prepared = monotonic() - started
-    results = evaluate(Windows.read(work), [bound for bound in bounds if FIRST <= bound <= LAST], LATER, asked.rounds)
+    dates = [bound for bound in bounds if FIRST <= bound <= LAST]
+    results = evaluate(Windows.read(work), dates, LATER, asked.rounds, settings.train.model_copy(update={"monotone": {}}))
     seconds = {"features": round(prepared), "models": round(monotonic() - started - prepared)}
     path = write_body({"machine": before, "code": code(), "seconds": seconds, **results.body()}, "far_trans-")
     sys.stdout.write(f"{results.table()}\n\nseconds: {seconds}; written to {path}\n")

@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xgboost
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.recommend import Flags, Floats, ease, ndcg, paired_interval, popularity
+from propensity_spark.config import TrainSettings
 from propensity_spark.features.crowd import ALIKE
 from propensity_spark.features.registry import PRIOR
+from propensity_spark.train.native import binned, fit_binned
+from propensity_spark.train.sample import Rows
 
 HORIZON = 166
 OTHERS = 0.05  # of the customers who acquire nothing in the window, drawn for the unconditional question
@@ -26,6 +30,7 @@ PENALTIES = (300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
 FEATURES = ["item_lately_share", "items_held", "recency_days", "co_purchase_lately", *ALIKE.values()]
 TERMS = ["link", *ALIKE]  # what the model has weights for; the first starts at 1, the others at 0
 MODEL, LINK = "model", "co_purchase_lately"
+TREES = "XGBoost, the same features"  # as the line fits it: each pair by itself, with the parameters of conf/
 CHOSEN = "EASE, penalty chosen"  # on each date the one that was best on the windows that had closed by then
 KNOWING, TREND = "model, knowing the future's popularity", 0.5  # how much could be had: this order of what is to come, and its weight
 RIDGE, INTERVALS, HALF_LIFE_DAYS, NEGATIVES = 300.0, 3, 120, 40
@@ -152,14 +157,18 @@ def _terms(values: Array, candidates: Flags) -> Array:
 class Sample:
     """Pairs of customers who acquire something in the next intervals: all that they do and some that they do not.
 
-    `starts`: the first row of each customer. `share`: 1 / what a customer acquires, for each of their rows.
+    `starts`: the first row of each customer. `share`: 1 / what a customer acquires, for each of their rows. `stands_for`: so many pairs.
+    `stops`: rows of a fifth of the customers, always the same ones, on which a fit may be stopped.
     """
 
     bound: date
+    values: Array
     terms: Array
     labels: Flags
     starts: NDArray[np.int64]
     share: Floats
+    stands_for: Floats
+    stops: Flags
 
 
 def sample(seen: Seen, until: date) -> Sample:
@@ -171,18 +180,35 @@ def sample(seen: Seen, until: date) -> Sample:
     rows, columns = np.nonzero((bought | (chance < limit)) & bought.any(axis=1, keepdims=True))
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     share = 1.0 / bought.sum(axis=1)[rows]
-    return Sample(seen.bound, seen.terms[rows, columns], bought[rows, columns], starts, share)
+    others = (seen.candidates & ~bought).sum(axis=1)
+    stands_for = np.where(bought[rows, columns], 1.0, np.maximum(others / NEGATIVES, 1.0)[rows])
+    stops = (pd.util.hash_array(seen.customers.to_numpy(object)) % 5 == 0)[rows]
+    pairs_of = (seen.values[rows, columns], seen.terms[rows, columns], bought[rows, columns])
+    return Sample(seen.bound, *pairs_of, starts, share, stands_for, stops)
 
 
 def fit(samples: Sequence[Sample], bound: date) -> Floats:
     """The weights of TERMS from what was known by a bound; an interval weighs half as much for each 120 days of its age."""
-    ages = [0.5 ** ((bound - one.bound).days / HALF_LIFE_DAYS) for one in samples]
+    ages = _ages(samples, bound)
     offsets = np.cumsum([0, *(len(one.labels) for one in samples[:-1])])
     return conditional_logit(
         np.concatenate([one.terms for one in samples]).astype(float),
         np.concatenate([one.labels * one.share * age for one, age in zip(samples, ages, strict=True)]),
         np.concatenate([one.starts + offset for one, offset in zip(samples, offsets, strict=True)]),
     )
+
+
+def _ages(samples: Sequence[Sample], bound: date) -> list[float]:
+    return [0.5 ** ((bound - one.bound).days / HALF_LIFE_DAYS) for one in samples]
+
+
+def fit_trees(samples: Sequence[Sample], bound: date, train: TrainSettings) -> xgboost.Booster:
+    """XGBoost as the line fits it, on the same rows and with the same weights of age: P(acquired) of each pair by itself, from FEATURES."""
+    values, labels, stops = (np.concatenate([getattr(one, name) for one in samples]) for name in ("values", "labels", "stops"))
+    weight = np.concatenate([one.stands_for * age for one, age in zip(samples, _ages(samples, bound), strict=True)])
+    parts = [Rows(values[which], labels[which].astype(float), weight[which]) for which in (~stops, stops)]
+    booster = fit_binned(binned(parts[0], parts[1], train), FEATURES, train)
+    return booster[: booster.best_iteration + 1]
 
 
 def conditional_logit(terms: Floats, wanted: Floats, starts: NDArray[np.int64]) -> Floats:
@@ -278,7 +304,7 @@ class Results:
         return "\n".join(lines)
 
 
-def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) -> Results:
+def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int, train: TrainSettings) -> Results:
     """Each date learns from the three intervals after every earlier bound, as far as they were over by it."""
     results = Results(rounds, later)
 
@@ -299,10 +325,12 @@ def evaluate(windows: Windows, dates: Sequence[date], later: date, rounds: int) 
     for date_ in [*dates, later]:
         earlier = [bound for bound in windows.bounds if bound < date_]
         ends = {bound: windows.bounds[min(place + INTERVALS, len(earlier))] for place, bound in enumerate(earlier)}
-        weights = fit([one for bound, end in ends.items() if (one := learnt(bound, end)).labels.any()], date_)
+        samples = [one for bound, end in ends.items() if (one := learnt(bound, end)).labels.any()]
+        weights, trees = fit(samples, date_), fit_trees(samples, date_, train)
         drawn = looked_at(windows, date_, date_ + timedelta(days=HORIZON))
         seen = windows.seen(date_, list(drawn))
         results.add(MODEL, seen, seen.terms @ weights)
+        results.add(TREES, seen, trees.inplace_predict(seen.values.reshape(-1, len(FEATURES))).reshape(seen.candidates.shape))
         results.add(LINK, seen, seen.values[:, :, FEATURES.index(LINK)].astype(float))
         scores = baselines(windows.known(date_), seen)
         for name, found in scores.items():
