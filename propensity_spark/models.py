@@ -27,6 +27,7 @@ __all__ = [
     "SPEED",
     "PropensityModel",
     "ReferenceBins",
+    "best_params",
     "champion_version",
     "is_rolled_back",
     "load",
@@ -194,6 +195,12 @@ def logged(settings: Settings, version: str) -> tuple[dict[str, str], dict[str, 
     client = _client(settings)
     run = client.get_run(client.get_model_version(settings.mlflow.model_name, version).run_id)
     return dict(run.data.params), dict(run.data.metrics)
+
+
+def best_params(settings: Settings, version: str) -> dict[str, Any]:
+    """XGBoost's parameters of the trial that became this version."""
+    best = logged_document(settings, version, "trials.json")["trials"][0]
+    return {name: value for name, value in best.items() if name not in ("rounds", "validation_log_loss")}
 
 
 def oldest_inputs(settings: Settings) -> dict[str, int]:

@@ -102,6 +102,11 @@ class PropensityModel:
         tables = tree_shap(self.booster)
         return self.contributions(matrix) if tables is None else tables.contributions(matrix).astype(np.float64)
 
+    @property
+    def rounds(self) -> int:
+        """How many trees the model has."""
+        return int(_booster(self.booster).num_boosted_rounds())
+
     def gain(self) -> dict[str, float]:
         """Feature → its share of what all splits of the trees gained together, largest first; a feature that no split asks is left out."""
         booster = _booster(self.booster)

@@ -14,7 +14,7 @@ from propensity_spark import __version__
 from propensity_spark.config import Settings
 from propensity_spark.errors import NotReproducible
 from propensity_spark.features.registry import model_features, training_set_table
-from propensity_spark.models import CHAMPION, load, logged, logged_document
+from propensity_spark.models import CHAMPION, best_params, load, logged, logged_document
 from propensity_spark.platform import keep, release
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.stages.label import slices_of, training_set
@@ -88,9 +88,8 @@ def reproduce(spark: SparkSession, settings: Settings, version: str = CHAMPION) 
 
 def _with_the_chosen_params(settings: Settings, version: str) -> Settings:
     """Only the candidate that was chosen is fitted again: a search with a time limit need not find it twice."""
-    best = logged_document(settings, version, "trials.json")["trials"][0]
-    chosen = {name: value for name, value in best.items() if name not in ("rounds", "validation_log_loss")}
-    return settings.model_copy(update={"train": settings.train.model_copy(update={"candidates": (chosen,)})})
+    chosen = (best_params(settings, version),)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"candidates": chosen})})
 
 
 def _of_here(settings: Settings) -> dict[str, object]:

@@ -132,17 +132,18 @@ def scores(frame: DataFrame, model: PropensityModel, settings: ScoreSettings) ->
     """
     key = grain_key(model.grain)
     probability = F.col(PROBABILITY)
-    result = (
-        frame.select(*key, PROBABILITY)
-        .withColumn("predicted_purchase", probability >= threshold_of(model, settings))
-        .withColumn("segment", segment_of(probability, settings))
-        .withColumn("model_name", F.lit(model.name))
-        .withColumn("model_version", F.lit(model.version))
+    ranked = frame.select(*key, PROBABILITY)
+    if model.grain == "user_item":  # before the other columns are there, which would travel to be ranked
+        best_first = Window.partitionBy("user_id", "as_of_date").orderBy(probability.desc(), F.col("item_id"))
+        ranked = ranked.withColumn("rank", F.row_number().over(best_first))
+    return ranked.withColumns(
+        {
+            "predicted_purchase": probability >= threshold_of(model, settings),
+            "segment": segment_of(probability, settings),
+            "model_name": F.lit(model.name),
+            "model_version": F.lit(model.version),
+        }
     )
-    if model.grain == "user":
-        return result
-    best_first = Window.partitionBy("user_id", "as_of_date").orderBy(probability.desc(), F.col("item_id"))
-    return result.withColumn("rank", F.row_number().over(best_first))
 
 
 def threshold_of(model: PropensityModel, settings: ScoreSettings) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from propensity_spark.config import EvaluateSettings
+from propensity_spark.evaluate.folds import Fold
 from propensity_spark.evaluate.leaks import Alone
 from propensity_spark.evaluate.segments import DATE
 
@@ -65,6 +66,7 @@ def decide(
     calibration_error: Estimate,
     segments: Mapping[str, Mapping[str, Any]] | None = None,
     leaks: Sequence[Alone] = (),
+    folds: Sequence[Fold] = (),
     rows_per_second: float | None = None,
     rolled_back: bool = False,
     baseline: str = "the baseline",
@@ -73,8 +75,8 @@ def decide(
 
     `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
     with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
-    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no such date one further below the
-    mean of such dates than `max_auc_drop`, no feature (of
+    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no such date, and none of the
+    `folds` of earlier times, one further below the mean of such dates, or of the folds, than `max_auc_drop`, no feature (of
     `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
     cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that was `rolled_back` as champion is not
     promoted again. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
@@ -89,7 +91,7 @@ def decide(
         gates.append(_margin("auc_over_champion", f"champion version {champion}", over_champion, margin, by_low=by_low))
     gates.append(_calibrated(calibration_error, settings.max_calibration_error))
     gates += _worst_segment(segments or {}, settings) + _stable(segments or {}, settings)
-    gates += _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
+    gates += _over_folds(folds, settings) + _leaks(leaks, settings) + _fast_enough(rows_per_second, settings)
     if rolled_back:
         gates.append(Gate("rolled_back", False, 1, 0, None, None, f"version {challenger} was champion and was rolled back"))
     outcome = "already champion" if champion == challenger else "promoted" if all(gate.passed for gate in gates) else "kept"
@@ -134,14 +136,24 @@ def _worst_segment(segments: Mapping[str, Mapping[str, Any]], settings: Evaluate
 
 def _stable(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSettings) -> list[Gate]:
     dates = {name: _numbers(auc)[0] for name, auc in _judged(segments, settings).items() if name.startswith(DATE)}
-    if len(dates) < 2:
+    return _behind("auc_over_dates", dates, "test dates", settings.max_auc_drop)
+
+
+def _over_folds(folds: Sequence[Fold], settings: EvaluateSettings) -> list[Gate]:
+    tested = {f"of the fold tested from {fold.test_from}": _numbers(fold.roc_auc)[0] for fold in folds}
+    return _behind("auc_over_folds", tested, "folds in time", settings.max_auc_drop)
+
+
+def _behind(name: str, auc: Mapping[str, float], what: str, limit: float) -> list[Gate]:
+    """How far the worst lies below the mean of all; no gate where there are fewer than two."""
+    if len(auc) < 2:
         return []
-    worst, usual = next(iter(dates)), statistics.fmean(dates.values())
-    found, limit = usual - dates[worst], settings.max_auc_drop
+    worst, usual = min(auc, key=lambda one: auc[one]), statistics.fmean(auc.values())
+    found = usual - auc[worst]
     passed = found <= limit
-    below = f"{found:.4f} below the mean of {len(dates)} test dates"
-    reason = f"AUC {worst}, {dates[worst]:.4f}, is {below}, {'within' if passed else 'more than'} {limit:g}"
-    return [Gate("auc_over_dates", passed, found, limit, None, None, reason)]
+    below = f"{found:.4f} below the mean of {len(auc)} {what}"
+    reason = f"AUC {worst}, {auc[worst]:.4f}, is {below}, {'within' if passed else 'more than'} {limit:g}"
+    return [Gate(name, passed, found, limit, None, None, reason)]
 
 
 def _leaks(leaks: Sequence[Alone], settings: EvaluateSettings) -> list[Gate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from propensity_spark.config import Settings
 from propensity_spark.evaluate.baseline import fit_baseline, with_baseline
 from propensity_spark.evaluate.ceiling import ceiling
 from propensity_spark.evaluate.explain import explain
+from propensity_spark.evaluate.folds import Fold
 from propensity_spark.evaluate.gates import Decision, decide
 from propensity_spark.evaluate.leaks import alone
 from propensity_spark.evaluate.results import SCORES, evaluate
@@ -42,15 +44,16 @@ def assess(
     settings: Settings,
     truth: DataFrame | None = None,
     user_segments: DataFrame | None = None,
+    folds: Sequence[Fold] = (),
     rows_per_second: float | None = None,
     rolled_back: bool = False,
 ) -> tuple[dict[str, Any], Decision]:
-    """Sections `evaluation`, `explain`, `leaks`, `ceiling` and `decision` of the report, and the decision.
+    """Sections `evaluation`, `explain`, `leaks`, `folds`, `ceiling` and `decision` of the report, and the decision.
 
     `training_set`: gold/training_set; `bought`: purchases of the population in the test windows, candidates or not; `truth`: of
     simulated investors, for the ceiling alone; `user_segments`: (user_id, as_of_date, `user_segment`), at most one row a user
-    and date; `rows_per_second`: of scoring, as measured with the challenger; `rolled_back`: whether the challenger was
-    champion and was left. A champion of the challenger's own version is not compared.
+    and date; `folds` of `time_folds`; `rows_per_second`: of scoring, as measured with the challenger; `rolled_back`: whether the
+    challenger was champion and was left. A champion of the challenger's own version is not compared.
     Raises OneClassOnly when the training or the test slice has one class only.
     """
     key = list(grain_key(settings.grain))
@@ -88,11 +91,13 @@ def assess(
         calibration_error=found["metrics"]["challenger"]["calibration_error"],
         segments=found["segments"],
         leaks=leaks,
+        folds=folds,
         rows_per_second=rows_per_second,
         rolled_back=rolled_back,
     )
     explained = explain(test, challenger, options.shap_rows)
     sections = {"evaluation": found, "explain": explained, "leaks": [asdict(one) for one in leaks], "ceiling": reached}
+    sections["folds"] = [asdict(fold) for fold in folds]
     return sections | {"decision": decision.as_json()}, decision
 
 

@@ -28,6 +28,7 @@ _GATE_NAMES = {
     "calibration_error": "Calibration error (at most the limit)",
     "segment_auc": "AUC of the worst segment (at least the limit)",
     "auc_over_dates": "AUC of the worst test date below their mean (at most the limit)",
+    "auc_over_folds": "AUC of the worst fold in time below their mean (at most the limit)",
     "feature_alone_auc": "AUC of one feature alone (at most the limit)",
     "decided_by_feature": "Share of labels that one feature decides (at most the limit)",
     "score_rows_per_second": "Rows scored a second by one core (at least the limit)",
@@ -48,7 +49,7 @@ def render(report: Mapping[str, Any], path: Path) -> None:
         trim_blocks=True,
     )
     environment.filters |= FILTERS
-    empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "stages", "quality", "notes"), ())
+    empty: dict[str, Any] = dict.fromkeys(("splits", "leaks", "folds", "stages", "quality", "notes"), ())
     optional = empty | dict.fromkeys(("explain", "ceiling", "drift", "items_together"))
     page = environment.get_template("report.html.j2").render(
         **optional | dict(report),

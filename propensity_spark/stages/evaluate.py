@@ -10,13 +10,14 @@ from pyspark.sql import functions as F
 
 from propensity_spark.errors import ChallengerRefused
 from propensity_spark.evaluate import context, report
+from propensity_spark.evaluate.folds import time_folds
 from propensity_spark.evaluate.heldout import assess
 from propensity_spark.evaluate.record import record, reports_folder
 from propensity_spark.evaluate.segments import USER_SEGMENT
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, training_set_table
 from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import looked_at, purchases
-from propensity_spark.models import CHALLENGER, SPEED, champion_version, is_rolled_back, load, logged, promote, version_of
+from propensity_spark.models import CHALLENGER, SPEED, best_params, champion_version, is_rolled_back, load, logged, promote, version_of
 from propensity_spark.platform import keep, release
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
@@ -45,6 +46,7 @@ def _execute(run: Run) -> Outcome:
         settings=settings,
         truth=truth,
         user_segments=_user_segments(run, dates),
+        folds=time_folds(training_set, challenger, best_params(settings, challenger.version), settings),
         rows_per_second=logged(settings, challenger.version)[1].get(SPEED),
         rolled_back=is_rolled_back(settings, challenger.version),
     )

@@ -12,6 +12,7 @@ from propensity_spark.config import TrainSettings
 from propensity_spark.train.fit import monotone_constraints
 from propensity_spark.train.sample import Rows
 
+FIXED: Mapping[str, Any] = {"objective": "binary:logistic", "eval_metric": "logloss", "tree_method": "hist"}
 Binned = tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]
 
 
@@ -34,9 +35,8 @@ def fit_binned(
 ) -> xgboost.Booster:
     """`train.params` with `overrides`, stopped early on validation; `best_iteration` and `best_score` say where and at what loss."""
     train, validation = rows
-    fixed = {"objective": "binary:logistic", "eval_metric": "logloss", "tree_method": "hist", "seed": settings.seed}
     return xgboost.train(
-        {**fixed, **settings.params, **monotone_constraints(features, settings), **(overrides or {})},
+        {**FIXED, "seed": settings.seed, **settings.params, **monotone_constraints(features, settings), **(overrides or {})},
         train,
         num_boost_round=settings.rounds,
         evals=[(validation, "validation")],

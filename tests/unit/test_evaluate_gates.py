@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from propensity_spark.config import EvaluateSettings
+from propensity_spark.evaluate.folds import Fold
 from propensity_spark.evaluate.gates import Decision, decide
 from propensity_spark.evaluate.leaks import Alone
 
@@ -124,6 +127,20 @@ def test_a_model_that_holds_on_some_dates_only_is_kept() -> None:
     assert kept.sentence.endswith("AUC as of 2025-03-01, 0.5100, is 0.1600 below the mean of 3 test dates, more than 0.1")
     alone = with_more(segments={"as of 2025-03-01": segment(0.51)})
     assert [gate.name for gate in alone.gates] == ["auc_over_baseline", "calibration_error", "segment_auc"]
+
+
+def fold(month: int, auc: float) -> Fold:
+    day = date(2024, month, 1)
+    return Fold(date(2023, 1, 1), day, day, day, 100, 50, 10, estimate(auc))
+
+
+def test_a_model_that_held_in_some_earlier_times_only_is_kept() -> None:
+    assert with_more(folds=[fold(1, 0.8), fold(2, 0.7), fold(3, 0.75)]).promotes
+    kept = with_more(folds=[fold(1, 0.8), fold(2, 0.5), fold(3, 0.74)])
+    assert kept.sentence.endswith(
+        "AUC of the fold tested from 2024-02-01, 0.5000, is 0.1800 below the mean of 3 folds in time, more than 0.1"
+    )
+    assert [gate.name for gate in with_more(folds=[fold(1, 0.1)]).gates] == ["auc_over_baseline", "calibration_error"]
 
 
 def test_a_feature_that_knows_or_decides_too_much_is_called_a_leak() -> None:

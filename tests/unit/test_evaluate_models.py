@@ -426,7 +426,7 @@ def test_the_stage_promotes_repeats_itself_and_keeps(lake: Lake) -> None:
     settings = settings_of(max_calibration_error=1.0).model_copy(update={"lake": lake.settings})
     day = date(2024, 3, 31)
     run = Run(lake.spark, settings, lake, day, "run", datetime(2024, 4, 1, tzinfo=UTC))
-    registered = partial(models.register, settings, params={}, metrics={}, documents={})
+    registered = partial(models.register, settings, params={}, metrics={}, documents={"trials.json": {"trials": [{}]}})
 
     assert registered(model_of(rows, version=""), fingerprint="good") == "1"
     first = STAGE.execute(run)

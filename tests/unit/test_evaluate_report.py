@@ -176,6 +176,18 @@ def full() -> dict[str, Any]:
         ],
         "notes": ["Read <this>."],
         "leaks": [{"feature": "saw_checkout", "auc": 0.931, "decided_share": 0.625}],
+        "folds": [
+            {
+                "train_from": "2023-01-06",
+                "train_to": "2023-06-02",
+                "test_from": "2023-06-16",
+                "test_to": "2023-07-28",
+                "train_rows": 31_234,
+                "test_rows": 9_876,
+                "purchases": 321,
+                "roc_auc": {"value": 0.7654, "low": 0.75, "high": 0.78},
+            }
+        ],
     }
 
 
@@ -208,6 +220,8 @@ def test_the_full_page_has_every_section(tmp_path: Path) -> None:
         "rank correlation of the 2 features",
         "Items that move together",
         "AUC &lt;low&gt;",
+        "2023-06-16 to 2023-07-28",
+        "0.765",
     ):
         assert words in page, words
     assert page.count("<img ") == 16
@@ -220,7 +234,17 @@ def test_the_smallest_page_leaves_out_what_is_not_there(tmp_path: Path) -> None:
     assert "Not promoted: everything stays as it was" in page
     assert "There is no champion yet" in page
     assert "new users: found 0 purchases in 9 rows" in page
-    for words in ("nDCG", "Candidate recall", "ceiling", "SHAP", "Drift", "Rows per stage", "Data quality", "Read this with care"):
+    for words in (
+        "nDCG",
+        "Candidate recall",
+        "ceiling",
+        "SHAP",
+        "Drift",
+        "Rows per stage",
+        "Data quality",
+        "Earlier times",
+        "Read this with care",
+    ):
         assert words not in page, words
     assert page.count("<img ") == 7
 
