@@ -137,7 +137,7 @@ def plan_run(scores: DataFrame, as_of: date, grain: str, provenance: Provenance)
 
 
 _QUARTERS = (48, 32, 16, 0)
-"""Bits below each quarter of a hash. Sums of quarters fit a long for 10¹⁴ rows; that of hashes is a decimal, with which it takes twice as long."""
+"""Bits below each quarter of a hash. Sums of quarters are longs, for 10¹⁴ rows; that of hashes would be a decimal, twice the time."""
 
 
 def _sum_of_quarter(bits: int) -> Column:
