@@ -53,9 +53,8 @@ from propensity_spark.logs import stderr_to
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.publish import Provenance, publish_scores
 from propensity_spark.schemas import scores_table
-from propensity_spark.score import with_probability
+from propensity_spark.score import scores, with_probability
 from propensity_spark.session import get_session
-from propensity_spark.stages.score import write_scores
 from propensity_spark.tables import Lake
 from propensity_spark.train.fit import arranged, fit
 
@@ -196,7 +195,7 @@ def scoring(size: Size, folder: Path) -> list[Measure]:
     def ours() -> None:
         """What the stages score and publish do."""
         scored = with_probability(spark.read.format("delta").load(str(folder / "delta")), model)
-        write_scores(lake, scored, model, ScoreSettings(), f"as_of_date = DATE'{AS_OF}'")
+        lake.replace(scores(scored, model, ScoreSettings()), table, f"as_of_date = DATE'{AS_OF}'")
         published, origin = folder / f"published-{next(runs)}", Provenance("made up", {}, {}, "", "", "")
         publish_scores(lake.read(table), str(published), AS_OF, grain=model.grain, provenance=origin, files=2)
 

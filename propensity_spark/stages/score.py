@@ -8,19 +8,15 @@ from functools import partial
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from propensity_spark.config import ScoreSettings
 from propensity_spark.errors import GateFailed
 from propensity_spark.features.matrix import assemble
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, user_item_table
 from propensity_spark.models import CHAMPION, champion_version, load
-from propensity_spark.platform import setting
-from propensity_spark.predictor import PropensityModel
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import Table, reasons_table, scores_table
 from propensity_spark.score import blocked_fingerprints, eligible, scores, with_probability, with_reasons, without_new_features
 from propensity_spark.stages.label import reads
-from propensity_spark.tables import Lake
 
 
 def _execute(run: Run) -> Outcome:
@@ -45,20 +41,11 @@ def _execute(run: Run) -> Outcome:
         explained = with_reasons(scored, model, settings.score.reasons).select(*reasons.column_names)
         run.lake.replace(explained, reasons, day)
         scored = _as_of(run, reasons)
-    write_scores(run.lake, scored, model, settings.score, day)
+    run.lake.replace(scores(scored, model, settings.score), table, day)
     rows = _as_of(run, table).count()
     note = f"{rows:,} rows with {model.name} version {model.version}"
     note += f", which was trained before there was {', '.join(new)}" if new else ""
     return Outcome(rows_in=candidates.count(), rows_out=rows, note=note)
-
-
-def write_scores(lake: Lake, scored: DataFrame, model: PropensityModel, settings: ScoreSettings, where: str) -> None:
-    """Replace the rows of gold/scores where the predicate holds by those of `scored` (see `score.scores`).
-
-    Ranked by as many tasks as can run: of a few million rows Spark would make two or three partitions of its advised size.
-    """
-    with setting(lake.spark, "spark.sql.adaptive.coalescePartitions.parallelismFirst", "true"):
-        lake.replace(scores(scored, model, settings), scores_table(model.grain), where)
 
 
 def _as_of(run: Run, table: Table) -> DataFrame:
