@@ -69,7 +69,7 @@ bench-operators: setup ## where the time of a line goes, stage by stage and oper
 bench-history: setup ## one more day after a history and after one five times as long; ARGS="--days 400 --rows-per-day 5000" (half an hour)
 	@$(BIN)/python -m benchmarks.history $${ARGS:-}
 
-bench-targets: setup ## parts of the line beside the same work without Spark: start, windows, fit, scoring, evaluation, as-of join, grades, skew (minutes)
+bench-targets: setup ## parts of the line beside the same work without Spark: start, windows, fit, scoring, tuning, evaluation, as-of join, grades, skew (minutes)
 	@$(BIN)/python -m benchmarks.targets $${ARGS:-}
 
 bench-store: setup ## keep results as the stored figures, from which docs/performance.md is made; ARGS="benchmarks/results/….json"

@@ -7,6 +7,7 @@ run that is not counted, ours and the other in turn; a ratio is the median of th
 - windows: sums over the last 4,000 rows of a series beside sums over the last 50
 - fit: 1 million rows by 40 features, 200 trees of depth 6 (`--trees`), through Spark and by XGBoost alone, rows in memory both times
 - scoring: 40 features in a Delta table to gold/scores to a published run, beside XGBoost's predictions of the same matrix, 200 trees
+- tuning: a trial of a search for parameters on 200,000 rows beside the fit in it
 - evaluation: every number of the report for 10 million scored pairs, 200 rounds of the bootstrap over users; its AUC beside the exact one
 - as-of-join: a tenth as many labels, each with the features of its user as of its date, from files to files, beside DuckDB's ASOF JOIN
 - grades: recency, frequency and money of all users of one date, graded beside each other, which one task does
@@ -57,8 +58,9 @@ from propensity_spark.score import scores, with_probability
 from propensity_spark.session import get_session
 from propensity_spark.tables import Lake
 from propensity_spark.train.fit import arranged, fit
+from propensity_spark.train.search import search
 
-THREADS, MEMORY = 2, "4g"
+THREADS, MEMORY, TRIALS = 2, "4g", 12
 AS_OF = date(2024, 12, 31)
 FIRST_JOB = """
 from propensity_spark.config import CONF_DIR, load_settings
@@ -80,6 +82,7 @@ class Size:
     feature_rows: int = 100_000_000
     graded_users: int = 10_000_000
     events: int = 2_000_000
+    tuned_rows: int = 200_000
     repeat: int = 3
 
     def part(self, share: float) -> Size:
@@ -204,6 +207,27 @@ def scoring(size: Size, folder: Path) -> list[Measure]:
     return _beside(Ratio(name, "inplace_predict", round(1 / 0.45, 2), len(features)), size.repeat, ours, alone)
 
 
+def tuning(size: Size, folder: Path) -> list[Measure]:
+    """What a trial of a search takes beside its fit: suggesting, pruning, keeping the study in SQLite. The sample is brought here once."""
+    features, label = drawn(size.tuned_rows)
+    names = [f"feature_{place}" for place in range(features.shape[1])]
+    number = np.arange(len(features))
+    columns = {"user_id": np.char.mod("u%09d", number // 20), "item_id": np.char.mod("i%04d", number % 20), "label": label}
+    columns |= {name: features[:, place] for place, name in enumerate(names)}
+    columns |= {"split": np.where(number % 100 < 80, "train", "validation"), "sample_weight": np.ones(len(label))}
+    pq.write_table(pa.table(columns), folder / "rows.parquet")
+    rows = _session(folder).read.parquet(str(folder / "rows.parquet")).withColumn("as_of_date", F.lit(AS_OF))
+    settings = load_settings(
+        CONF_DIR / "local.yml", "stocks", [f"lake.root={folder / 'lake'}", f"train.tuning.trials={TRIALS}", f"train.rounds={size.trees}"]
+    )
+    found = search(rows, names, settings, "made up")
+    assert found is not None
+    whole = [trial for trial in found.trials if trial["state"] == "complete"]
+    seconds, fits = (sum(trial[name] for trial in whole) for name in ("seconds", "fit_seconds"))
+    note = f"{len(whole)} of {len(found.trials)} trials ran to their end; {seconds:.1f} s, of which {fits:.1f} s fits"
+    return [Measure("tuning: a trial beside its fit", round(seconds / fits, 3), "×", found.rows, target=1.1, note=note)]
+
+
 def evaluation(size: Size, folder: Path) -> list[Measure]:
     spark = _session(folder)
     unit = F.pmod(F.xxhash64(F.lit("label"), "id"), F.lit(1_000_003)) / 1_000_003
@@ -322,6 +346,7 @@ CASES: dict[str, Callable[[Size, Path], list[Measure]]] = {
     "windows": windows,
     "fit": fit_,
     "scoring": scoring,
+    "tuning": tuning,
     "evaluation": evaluation,
     "as-of-join": as_of_join,
     "grades": grades,
