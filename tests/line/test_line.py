@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,12 +16,13 @@ import pandas as pd
 import pytest
 import xgboost
 from line_support import AS_OF, NEXT_DAY, SMALL, Finished, run, small_settings
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from propensity_spark import read_published
 from propensity_spark.compare.command import compare_lake
 from propensity_spark.errors import ChallengerRefused, ConfigurationError, NotReproducible, SchemaMismatch
+from propensity_spark.evaluate.metrics import estimate, find_edges, roc_auc, tally
 from propensity_spark.features.registry import MARKET_FEATURES, USER_FEATURES, USER_ITEM_FEATURES, model_features, training_set_table
 from propensity_spark.line import STAGES, run_line, stage_named
 from propensity_spark.models import CHAMPION, champion_version, load
@@ -28,9 +30,11 @@ from propensity_spark.publish import verify
 from propensity_spark.reproduce import reproduce
 from propensity_spark.run import Run
 from propensity_spark.schemas import ACTIVITY, BARS, BRONZE, QUARANTINE, RUNS, Table, scores_table
+from propensity_spark.score import PROBABILITY, with_probability
 from propensity_spark.stages import monitor, score
 from propensity_spark.stages.backfill import backfill_stage
 from propensity_spark.tables import Lake
+from propensity_spark.train.challenger import challenger
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -170,6 +174,30 @@ def test_other_families_of_models_stand_beside_the_registered_one(finished: Fini
     assert page == folder / "compare.html"
     assert champion_version(finished.settings) == "1"
     assert finished.lake.versions((training_set_table("user_item", True), RUNS)) == before
+
+
+def test_nothing_is_learnt_of_labels_that_belong_to_other_rows(finished: Finished) -> None:
+    """Features permuted against labels, within each slice: an AUC of 0.5 within its interval. As they belong together: above it."""
+    rows = finished.lake.read(training_set_table("user_item", True))
+
+    def numbered(frame: DataFrame, salt: str) -> DataFrame:
+        order = Window.partitionBy("split").orderBy(F.xxhash64("user_id", "item_id", "as_of_date", F.lit(salt)))
+        return frame.withColumn("number", F.row_number().over(order))
+
+    given = numbered(rows, "features").drop("label", "sample_weight")
+    labels = numbered(rows, "labels").select("split", "number", "label", "sample_weight")
+    permuted = given.join(labels, ["split", "number"], "inner").drop("number")
+    assert permuted.count() == rows.count()
+
+    def auc(training_set: DataFrame) -> Mapping[str, float | None]:
+        features = [feature.name for feature in model_features("user_item", has_market=True)]
+        model, _ = challenger(training_set, features, finished.settings, {})
+        scored = with_probability(training_set.where("split = 'test'"), model).select("user_id", "label", PROBABILITY)
+        return estimate(roc_auc(tally(scored, find_edges(scored, [PROBABILITY], 500), 100, 1)[PROBABILITY]))
+
+    nothing, something = auc(permuted), auc(rows)
+    assert nothing["low"] < 0.5 < nothing["high"], nothing  # type: ignore[operator]
+    assert something["low"] > 0.6, something  # type: ignore[operator]
 
 
 def test_a_new_feature_comes_to_a_lake_with_history_and_the_champion_goes_on_without_it(
