@@ -47,6 +47,7 @@ def main() -> None:
     bounds = prepare(settings, work)
     prepared = monotonic() - started
     dates = [bound for bound in bounds if FIRST <= bound <= LAST]
+    # The monotone features of funds are counts of buyers, which are not looked at here.
     results = evaluate(Windows.read(work), dates, LATER, asked.rounds, settings.train.model_copy(update={"monotone": {}}))
     seconds = {"features": round(prepared), "models": round(monotonic() - started - prepared)}
     path = write_body({"machine": before, "code": code(), "seconds": seconds, **results.body()}, "far_trans-")

@@ -192,9 +192,9 @@ class EvaluateSettings(Section):
     Gates for promotion: the ROC-AUC must exceed that of the baseline and of the champion by more than its margin, and over the champion
     not just as found but with the lower end of its paired 95% interval (`champion_margin_by: found` asks for less; a negative margin asks
     for "no worse"). Limits have: calibration error; the AUC of the worst segment or date that has `min_segment_purchases`; how far the
-    AUC of the worst such date lies below their mean, and that of the worst of `time_folds` fits on earlier dates, of about `fold_rows`
-    rows, below theirs; the AUC of a single feature on the training slice; the share of the training rows whose label a single feature
-    decides; and the rows a second that one core scored when the model was trained (null: none).
+    AUC of the worst such date lies below their mean, and that of the worst such of `time_folds` fits on earlier dates, of about
+    `fold_rows` rows, below theirs; the AUC of a single feature on the training slice; the share of the training rows whose label a single
+    feature decides; and the rows a second that one core scored when the model was trained (null: none).
     `refused`: what evaluate does when it does not promote the challenger, once the report is written: `report` and succeed, or `fail`.
     """
 
@@ -211,7 +211,7 @@ class EvaluateSettings(Section):
     min_segment_purchases: Positive = 50
     max_auc_drop: Share = 0.1
     time_folds: Annotated[int, Field(ge=0, le=10)] = 3
-    fold_rows: Annotated[int, Field(ge=1000)] = 50_000
+    fold_rows: Annotated[int, Field(ge=1000, le=500_000)] = 50_000
     max_feature_auc: Share = 0.95
     max_decided_share: Share = 0.5
     min_score_rows_per_second: Positive | None = None

@@ -19,7 +19,7 @@ from propensity_spark.evaluate.metrics import binned_auc, estimate
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
 from propensity_spark.train.fit import as_float, monotone_constraints
-from propensity_spark.train.native import FIXED
+from propensity_spark.train.native import FIXED, bins_of
 from propensity_spark.train.sample import sampled
 
 
@@ -74,15 +74,13 @@ def fold_dates(dates: Sequence[date], folds: int, closing_days: int) -> Iterator
 
 
 def time_folds(training_set: DataFrame, model: PropensityModel, params: Mapping[str, Any], settings: Settings) -> list[Fold]:
-    """`evaluate.time_folds` fits with the `params` and number of trees of `model`, oldest first; `evaluate.time_folds: 0`: none.
+    """`evaluate.time_folds` fits, oldest first, with `params` and as many trees as `model`, seed and `train.monotone` of the settings.
 
     In: gold/training_set, of which the train and validation dates are divided, on about `evaluate.fold_rows` rows of whole users, always
     the same ones. Calibration and test dates are not looked at. The interval draws users. Left out are folds with one class only in
     either part.
     """
     options = settings.evaluate
-    if not options.time_folds:
-        return []
     rows = _here(sampled(training_set, options.fold_rows, settings.train.seed), model, settings)
     fitted = {**FIXED, "seed": settings.train.seed, **params, **monotone_constraints(model.features, settings.train)}
     found = []
@@ -90,7 +88,7 @@ def time_folds(training_set: DataFrame, model: PropensityModel, params: Mapping[
         train, test = rows.on(train_dates), rows.on(test_dates)
         if not (train.has_both_classes and test.has_both_classes):
             continue
-        matrix = xgboost.QuantileDMatrix(train.matrix, train.label, weight=train.weight, missing=np.nan)
+        matrix = xgboost.QuantileDMatrix(train.matrix, train.label, weight=train.weight, missing=np.nan, **bins_of(params))
         booster = xgboost.train(fitted, matrix, num_boost_round=model.rounds)
         auc = estimate(_auc(booster.inplace_predict(test.matrix, missing=np.nan), test, options.bootstrap_rounds, options.seed))
         span = (train_dates[0], train_dates[-1], test_dates[0], test_dates[-1])

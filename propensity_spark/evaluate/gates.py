@@ -75,8 +75,8 @@ def decide(
 
     `over_baseline`, `over_champion`: paired difference of ROC-AUC on the same rows; it must exceed its margin, over the champion
     with the lower end of its interval where `champion_margin_by` says so. `calibration_error` must not exceed its limit, no
-    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no such date, and none of the
-    `folds` of earlier times, one further below the mean of such dates, or of the folds, than `max_auc_drop`, no feature (of
+    segment or date (of `segments.segment_numbers`) with purchases enough have an AUC below its own, no such date, and no such one
+    of the `folds` of earlier times, one further below the mean of such dates, or of the folds, than `max_auc_drop`, no feature (of
     `leaks.alone`) know or decide more of the label alone than its own; `rows_per_second` of scoring must reach its own. What
     cannot be judged, for want of segments, bins or a limit, is no gate. A challenger that was `rolled_back` as champion is not
     promoted again. A challenger that is the champion is not held against itself, and the answer is `already champion` whatever
@@ -140,7 +140,8 @@ def _stable(segments: Mapping[str, Mapping[str, Any]], settings: EvaluateSetting
 
 
 def _over_folds(folds: Sequence[Fold], settings: EvaluateSettings) -> list[Gate]:
-    tested = {f"of the fold tested from {fold.test_from}": _numbers(fold.roc_auc)[0] for fold in folds}
+    enough = [fold for fold in folds if fold.purchases >= settings.min_segment_purchases]
+    tested = {f"of the fold tested from {fold.test_from}": _numbers(fold.roc_auc)[0] for fold in enough}
     return _behind("auc_over_folds", tested, "folds in time", settings.max_auc_drop)
 
 

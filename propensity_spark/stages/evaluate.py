@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from propensity_spark.errors import ChallengerRefused
 from propensity_spark.evaluate import context, report
-from propensity_spark.evaluate.folds import time_folds
+from propensity_spark.evaluate.folds import Fold, time_folds
 from propensity_spark.evaluate.heldout import assess
 from propensity_spark.evaluate.record import record, reports_folder
 from propensity_spark.evaluate.segments import USER_SEGMENT
@@ -19,6 +19,7 @@ from propensity_spark.features.windows import Grid, attributes_as_of
 from propensity_spark.label import looked_at, purchases
 from propensity_spark.models import CHALLENGER, SPEED, best_params, champion_version, is_rolled_back, load, logged, promote, version_of
 from propensity_spark.platform import keep, release
+from propensity_spark.predictor import PropensityModel
 from propensity_spark.privacy import as_known
 from propensity_spark.run import Outcome, Run, Stage
 from propensity_spark.schemas import ACTIVITY, DRIFT, PROFILES, QUARANTINE, RUNS, USERS
@@ -46,7 +47,7 @@ def _execute(run: Run) -> Outcome:
         settings=settings,
         truth=truth,
         user_segments=_user_segments(run, dates),
-        folds=time_folds(training_set, challenger, best_params(settings, challenger.version), settings),
+        folds=_folds(run, training_set, challenger),
         rows_per_second=logged(settings, challenger.version)[1].get(SPEED),
         rolled_back=is_rolled_back(settings, challenger.version),
     )
@@ -70,6 +71,13 @@ def _execute(run: Run) -> Outcome:
         raise ChallengerRefused(f"{decision.sentence}. Report: {where}")
     facts = report.facts(numbers) | {"champion": decision.sentence, "report": where}
     return Outcome(found["rows"], found["rows"], note=decision.sentence, facts=facts)
+
+
+def _folds(run: Run, training_set: DataFrame, challenger: PropensityModel) -> list[Fold]:
+    settings = run.settings
+    if not settings.evaluate.time_folds:
+        return []
+    return time_folds(training_set, challenger, best_params(settings, challenger.version), settings)
 
 
 def _user_segments(run: Run, dates: Sequence[date]) -> DataFrame | None:

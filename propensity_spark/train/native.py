@@ -18,12 +18,17 @@ Binned = tuple[xgboost.QuantileDMatrix, xgboost.QuantileDMatrix]
 
 def binned(train: Rows, validation: Rows, settings: TrainSettings, feature_types: Sequence[str] | None = None) -> Binned:
     """Train and validation rows, cut into bins once for all fits. `feature_types`: as `fit.fit` takes them."""
-    options: dict[str, Any] = {"max_bin": settings.params["max_bin"]} if "max_bin" in settings.params else {}
+    options = bins_of(settings.params)
     if feature_types:
         options |= {"feature_types": list(feature_types), "enable_categorical": True}
     first = xgboost.QuantileDMatrix(train.matrix, train.label, weight=train.weight, missing=np.nan, **options)
     other = xgboost.QuantileDMatrix(validation.matrix, validation.label, weight=validation.weight, missing=np.nan, ref=first, **options)
     return first, other
+
+
+def bins_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """How many bins a QuantileDMatrix must have for a fit with these parameters: XGBoost refuses one that has others."""
+    return {"max_bin": params["max_bin"]} if "max_bin" in params else {}
 
 
 def fit_binned(

@@ -100,12 +100,10 @@ def test_a_law_that_turned_shows_in_the_fold_after_it(spark: SparkSession) -> No
     assert aucs[2] < 0.3  # type: ignore[operator]
 
 
-def test_no_folds_where_none_are_asked_for_or_a_part_has_one_class(spark: SparkSession) -> None:
+def test_a_fold_with_one_class_is_left_out_and_any_parameter_of_a_fit_is_taken(spark: SparkSession) -> None:
     rows = rows_of()
-    frame = spark.createDataFrame(rows)
-    assert time_folds(frame, model_of(rows), PARAMS, settings_of(time_folds=0)) == []
     quiet = rows.assign(label=rows["label"].where(rows["as_of_date"] < FRIDAYS[12], 0))
-    found = time_folds(spark.createDataFrame(quiet), model_of(rows), PARAMS, settings_of(bootstrap_rounds=5))
+    found = time_folds(spark.createDataFrame(quiet), model_of(rows), PARAMS | {"max_bin": 64}, settings_of(bootstrap_rounds=5))
     assert [fold.test_from for fold in found] == [FRIDAYS[10]]
 
 

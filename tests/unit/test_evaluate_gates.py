@@ -129,13 +129,14 @@ def test_a_model_that_holds_on_some_dates_only_is_kept() -> None:
     assert [gate.name for gate in alone.gates] == ["auc_over_baseline", "calibration_error", "segment_auc"]
 
 
-def fold(month: int, auc: float) -> Fold:
+def fold(month: int, auc: float, purchases: int = 50) -> Fold:
     day = date(2024, month, 1)
-    return Fold(date(2023, 1, 1), day, day, day, 100, 50, 10, estimate(auc))
+    return Fold(date(2023, 1, 1), day, day, day, 100, 500, purchases, estimate(auc))
 
 
 def test_a_model_that_held_in_some_earlier_times_only_is_kept() -> None:
     assert with_more(folds=[fold(1, 0.8), fold(2, 0.7), fold(3, 0.75)]).promotes
+    assert with_more(folds=[fold(1, 0.8), fold(2, 0.3, purchases=49), fold(3, 0.75)]).promotes
     kept = with_more(folds=[fold(1, 0.8), fold(2, 0.5), fold(3, 0.74)])
     assert kept.sentence.endswith(
         "AUC of the fold tested from 2024-02-01, 0.5000, is 0.1800 below the mean of 3 folds in time, more than 0.1"
