@@ -116,7 +116,7 @@ def _calibrated(
         made = []
         for place, (name, (fitted, seconds)) in enumerate(fits.items()):
             x, y, how = calibrated(histograms(raw.withColumn(PROBABILITY, F.col("raw")[place])), settings.train.calibration)
-            made.append(Contender(name, fitted, seconds, _weighted_auc(fitted.score(validation.matrix), validation), (x, y), how.method))
+            made.append(Contender(name, fitted, seconds, _auc(fitted, validation), (x, y), how.method))
     finally:
         release(raw)
     return made
@@ -164,9 +164,5 @@ def _about(one: Contender) -> dict[str, Any]:
     return {"fit_seconds": round(one.seconds, 2), "validation_auc": one.validation_auc, "calibration": one.calibration, **one.fitted.about}
 
 
-def _weighted_auc(score: Vector, rows: Rows) -> float:
-    order = np.argsort(score, kind="stable")
-    _, starts = np.unique(score[order], return_index=True)
-    positives = np.add.reduceat((rows.weight * rows.label)[order], starts)
-    others = np.add.reduceat((rows.weight * (1 - rows.label))[order], starts)
-    return float(M.binned_auc(positives, others))
+def _auc(fitted: Fitted, rows: Rows) -> float:
+    return float(M.auc_of_rows(fitted.score(rows.matrix), rows.label, rows.weight[:, None])[0])

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import xgboost
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.config import Settings
-from propensity_spark.evaluate.bootstrap import Floats, user_weights
-from propensity_spark.evaluate.metrics import binned_auc, estimate
+from propensity_spark.evaluate.bootstrap import user_weights
+from propensity_spark.evaluate.metrics import auc_of_rows, estimate
 from propensity_spark.predictor import PropensityModel
 from propensity_spark.schemas import grain_key
-from propensity_spark.train.fit import as_float, monotone_constraints
+from propensity_spark.train.fit import monotone_constraints
 from propensity_spark.train.native import FIXED, bins_of
-from propensity_spark.train.sample import sampled
+from propensity_spark.train.sample import brought, rows_of, sampled
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,6 @@ class Fold:
     test_rows: int
     purchases: int
     roc_auc: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The sample, one entry a row; `user`: a hash of the user."""
-
-    matrix: NDArray[np.float32]
-    label: Floats
-    weight: Floats
-    day: NDArray[Any]
-    user: NDArray[np.int64]
-
-    def on(self, days: Sequence[date]) -> _Rows:
-        there = np.isin(self.day, np.array(days, dtype=object))
-        return _Rows(self.matrix[there], self.label[there], self.weight[there], self.day[there], self.user[there])
-
-    @property
-    def has_both_classes(self) -> bool:
-        return bool(0 < self.label.sum() < len(self.label))
 
 
 def fold_dates(dates: Sequence[date], folds: int, closing_days: int) -> Iterator[tuple[Sequence[date], Sequence[date]]]:
@@ -81,35 +61,20 @@ def time_folds(training_set: DataFrame, model: PropensityModel, params: Mapping[
     either part.
     """
     options = settings.evaluate
-    rows = _here(sampled(training_set, options.fold_rows, settings.train.seed), model, settings)
-    fitted = {**FIXED, "seed": settings.train.seed, **params, **monotone_constraints(model.features, settings.train)}
+    sample, features = sampled(training_set, options.fold_rows, settings.train.seed), model.features
+    rows = brought(sample, features, grain_key(settings.grain), F.col("as_of_date"), F.xxhash64("user_id").alias("_user"))
+    fitted = {**FIXED, "seed": settings.train.seed, **params, **monotone_constraints(features, settings.train)}
     found = []
-    for train_dates, test_dates in fold_dates(sorted(set(rows.day)), options.time_folds, settings.label.closing_days):
-        train, test = rows.on(train_dates), rows.on(test_dates)
-        if not (train.has_both_classes and test.has_both_classes):
+    for train_dates, test_dates in fold_dates(sorted(set(rows["as_of_date"])), options.time_folds, settings.label.closing_days):
+        earlier, later = (rows[rows["as_of_date"].isin(days)] for days in (train_dates, test_dates))
+        if min(earlier["label"].nunique(), later["label"].nunique()) < 2:
             continue
+        train, test = rows_of(earlier, features), rows_of(later, features)
         matrix = xgboost.QuantileDMatrix(train.matrix, train.label, weight=train.weight, missing=np.nan, **bins_of(params))
-        booster = xgboost.train(fitted, matrix, num_boost_round=model.rounds)
-        auc = estimate(_auc(booster.inplace_predict(test.matrix, missing=np.nan), test, options.bootstrap_rounds, options.seed))
+        score = xgboost.train(fitted, matrix, num_boost_round=model.rounds).inplace_predict(test.matrix, missing=np.nan)
+        users, of_row = np.unique(later["_user"].to_numpy(), return_inverse=True)
+        weights = user_weights(users, options.bootstrap_rounds, options.seed)[of_row] * test.weight[:, None]
         span = (train_dates[0], train_dates[-1], test_dates[0], test_dates[-1])
+        auc = estimate(auc_of_rows(score, test.label, weights))
         found.append(Fold(*span, len(train.label), len(test.label), int(test.label.sum()), auc))
     return found
-
-
-def _here(sample: DataFrame, model: PropensityModel, settings: Settings) -> _Rows:
-    features = list(model.features)
-    columns = [*(as_float(name) for name in features), F.col("label").cast("double"), F.col("sample_weight").cast("double")]
-    found = sample.sort(*grain_key(settings.grain)).select(*columns, "as_of_date", F.xxhash64("user_id").alias("_user")).toPandas()
-    label, weight, day, user = (found[name].to_numpy() for name in ("label", "sample_weight", "as_of_date", "_user"))
-    return _Rows(found[features].to_numpy(np.float32), label, weight, day, user)
-
-
-def _auc(score: NDArray[np.float32], rows: _Rows, rounds: int, seed: int) -> Floats:
-    """ROC-AUC as observed and in every round of the bootstrap: (1 + rounds)."""
-    order = np.argsort(score, kind="stable")
-    _, starts = np.unique(score[order], return_index=True)
-    users, of_row = np.unique(rows.user[order], return_inverse=True)
-    weight = user_weights(users, rounds, seed)[of_row] * rows.weight[order, None]
-    bought = rows.label[order, None] > 0
-    positives, others = (np.add.reduceat(np.where(which, weight, 0.0), starts, axis=0) for which in (bought, ~bought))
-    return binned_auc(positives, others)

@@ -191,6 +191,15 @@ def binned_auc(positives: Floats, others: Floats) -> Floats:
     return _ratio((positives * (below + others / 2)).sum(axis=0), positives.sum(axis=0) * others.sum(axis=0))
 
 
+def auc_of_rows(score: NDArray[Any], label: NDArray[Any], weights: Floats) -> Floats:
+    """ROC-AUC of rows under each column of `weights`, (rows, columns) → (columns); equal scores count half."""
+    order = np.argsort(score, kind="stable")
+    _, starts = np.unique(score[order], return_index=True)
+    weights, label = weights[order], label[order, None]
+    positives, others = (np.add.reduceat(weights * share, starts, axis=0) for share in (label, 1 - label))
+    return binned_auc(positives, others)
+
+
 def pr_auc(t: Tally) -> Floats:
     """Average precision over the candidates: Σ (recall[i] − recall[i−1]) · precision[i], from the highest score down."""
     found = np.cumsum(t.positives[::-1], axis=0)

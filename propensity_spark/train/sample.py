@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from propensity_spark.errors import OneClassOnly
@@ -38,8 +39,7 @@ def here(sample: DataFrame, features: Sequence[str], key: Sequence[str], setting
 
     Raises OneClassOnly, which names the `setting` to raise, where one of them has one label only.
     """
-    columns = [*(as_float(name) for name in features), F.col("label").cast("double"), F.col("sample_weight").cast("double")]
-    found = sample.sort(*key).select(*columns, "split").toPandas()
+    found = brought(sample, features, key, F.col("split"))
     parts = []
     for split in ("train", "validation"):
         part = found[found["split"] == split]
@@ -48,6 +48,16 @@ def here(sample: DataFrame, features: Sequence[str], key: Sequence[str], setting
                 f"{setting}: expected both labels among the {split} rows of the sample, found {len(part)} rows with "
                 f"{part['label'].nunique()} of them; raise it"
             )
-        matrix = part[list(features)].to_numpy(np.float32)
-        parts.append(Rows(matrix, part["label"].to_numpy(), part["sample_weight"].to_numpy()))
+        parts.append(rows_of(part, features))
     return parts[0], parts[1]
+
+
+def brought(sample: DataFrame, features: Sequence[str], key: Sequence[str], *more: Column) -> pd.DataFrame:
+    """The rows of a bounded sample, in the order of the key: features as float32, label, weight, and `more`."""
+    columns = [*(as_float(name) for name in features), F.col("label").cast("double"), F.col("sample_weight").cast("double")]
+    return sample.sort(*key).select(*columns, *more).toPandas()
+
+
+def rows_of(found: pd.DataFrame, features: Sequence[str]) -> Rows:
+    """What was `brought`, as matrices."""
+    return Rows(found[list(features)].to_numpy(np.float32), found["label"].to_numpy(), found["sample_weight"].to_numpy())
